@@ -1,0 +1,140 @@
+"""Reading a config: YAML file or run directory, dotted overrides, and every problem in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mlm_pretrain.config import Config
+from mlm_pretrain.errors import UserError, nearest
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file, or the config of a run directory, and apply dotted overrides.
+
+    Args:
+        path: a YAML file, or a run directory (its `config.yaml` is read).
+        overrides: `section.key=value` strings; values are YAML, list items are named by number
+            (`tasks.0.learning_rate=1e-4`).
+
+    Raises:
+        UserError: the file is missing or no YAML, a key is unknown, or a value is not allowed.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "config.yaml"
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config; give a YAML file or a run directory") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); a config is a YAML file") from None
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{file}{place}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if raw is None:
+        raise UserError(f"{file}: the file is empty; configs/quickstart.yaml is an example")
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: a config is a mapping of sections, not a {type(raw).__name__}")
+    for override in overrides:
+        _override(raw, override)
+    return make_config(raw, place=str(file))
+
+
+def make_config(raw: dict[str, Any], place: str = "config") -> Config:
+    """Validate plain data into a `Config`; `place` is named in errors.
+
+    Raises:
+        UserError: a key is unknown, or a value is not allowed.
+    """
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{place}: {_explain(error)}") from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}' is no override; write section.key=value")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        value = text
+    node: Any = raw
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_list_index(node, part, override)]
+        else:
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, dict | list):
+            raise UserError(f"'{override}': '{part}' is a value, not a section")
+    if isinstance(node, list):
+        node[_list_index(node, last, override)] = value
+        return
+    if parents[-1:] == ["budget"]:
+        node.clear()  # a budget has exactly one measure: naming one replaces the other
+    node[last] = value
+
+
+def _list_index(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise UserError(f"'{override}': '{part}' is not one of the {len(items)} items (0 is the first)")
+    return int(part)
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem in one line: key, what was given, what is allowed, nearest known name."""
+    problems = error.errors()
+    # A union reports each failed member: an unknown key, then the deepest place, says most.
+    first = max(problems, key=lambda problem: (problem["type"] == "extra_forbidden", len(problem["loc"])))
+    location, section = _place(first["loc"])
+    key = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key '{location[-1]}'{nearest(location[-1], section.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{key}: this key is needed and missing"
+    given = first.get("input")
+    shown = "" if isinstance(given, dict) or first["type"] == "value_error" else f" (given: {given!r})"
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+
+
+def _place(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel]]:
+    """Where an error is: the keys to it, and the section that the last key stands in.
+
+    pydantic adds labels for the members of a union to a location; they are no keys and are left out.
+    """
+    section: type[BaseModel] = Config
+    keys: list[str] = []
+    for number, part in enumerate(loc):
+        last = number == len(loc) - 1
+        if isinstance(part, int):
+            keys.append(str(part))
+        elif part in section.model_fields:
+            keys.append(part)
+            models = _models_in(section.model_fields[part].annotation)
+            section = models[0] if models and not last else section
+        elif last and not _is_union_label(part):
+            keys.append(part)
+    return keys, section
+
+
+def _is_union_label(part: str) -> bool:
+    return "[" in part or part in {"float", "int", "str", "bool", "Ramp", "literal", "constrained-float"}

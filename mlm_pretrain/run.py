@@ -1,0 +1,150 @@
+"""The run directory: every path and file name of a run stands here, and nowhere else.
+
+What a stage makes reaches the next through these files, so that any stage can be rerun alone. All small files are
+written beside their place and renamed, so that a killed process leaves the old file or the new one, never half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlm_pretrain.config import Config
+from mlm_pretrain.errors import UserError
+
+
+class RunDirectory:
+    """`<output_dir>/<name>/` and what stands in it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.config = self.root / "config.yaml"
+        self.validation = self.root / "validation.jsonl"
+        """The held-out documents that are scored: `{"text", "source"}` rows."""
+        self.tokenizer = self.root / "tokenizer"
+        self.tokenizer_report = self.tokenizer / "report.json"
+        self.checkpoints = self.root / "checkpoints"
+        self.model = self.root / "model"
+        self.tasks = self.root / "tasks"
+        self.metrics = self.root / "metrics.jsonl"
+        self.results = self.root / "results.json"
+        self.trackers = self.root / "trackers"
+        self.card = self.root / "README.md"
+        self._stages = self.root / "stages.json"
+        self._lock = self.root / ".lock"
+
+    @classmethod
+    def of(cls, config: Config) -> RunDirectory:
+        return cls(Path(config.run.output_dir) / config.run.name)
+
+    def task(self, name: str) -> Path:
+        """The folder of one fine-tuned task: model, tokenizer, card."""
+        return self.tasks / name
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def prepare(self, config: Config) -> None:
+        """Make the directory and write the resolved config into it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, config.to_yaml())
+
+    # -- records ---------------------------------------------------------------------------------------------
+
+    def read_results(self) -> dict[str, Any]:
+        """The figures of the run so far, as `results.json` has them; empty where there are none."""
+        return read_json(self.results)
+
+    def record(self, figures: dict[str, Any]) -> None:
+        """Merge figures into `results.json` (nested mappings are merged, everything else replaced)."""
+        write_json(self.results, _merged(self.read_results(), figures))
+
+    # -- stages ----------------------------------------------------------------------------------------------
+
+    def stands(self, stage: str, inputs: str, output: Path) -> bool:
+        """Whether a stage has finished on these inputs (a fingerprint) and its output is still there."""
+        return output.exists() and read_json(self._stages).get(stage, {}).get("inputs") == inputs
+
+    @contextlib.contextmanager
+    def stage(self, stage: str, inputs: str) -> Iterator[None]:
+        """Time a stage, and note that it finished on these inputs; not noted where the body raises."""
+        started = time.monotonic()
+        # Until it has finished again, a stage that is being rerun doesn't stand.
+        self._note_stage(stage, None)
+        yield
+        seconds = round(time.monotonic() - started, 3)
+        finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._note_stage(stage, {"inputs": inputs, "seconds": seconds, "finished": finished})
+        self.record({"seconds": {stage: seconds}})
+
+    def _note_stage(self, stage: str, entry: dict[str, Any] | None) -> None:
+        stages = read_json(self._stages)
+        stages.pop(stage, None)
+        write_json(self._stages, stages | ({stage: entry} if entry else {}))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises:
+            UserError: another process is at work in this run directory.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"{self.root}: another process is at work in this run; wait for it, or choose another run.name"
+                ) from None
+            yield
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: beside it, fsynced, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where the file is missing.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and rerun the stage that writes it") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a JSON object; delete it and rerun the stage that writes it")
+    return data
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    result = dict(old)
+    for key, value in new.items():
+        both_mappings = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both_mappings else value
+    return result
