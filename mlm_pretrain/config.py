@@ -108,8 +108,8 @@ class StreamConfig(Section):
     """Bytes of text that are shuffled together (over all sources)."""
     packing_buffer: Bytes = 1_000_000
     """Bytes of text that are tokenised and packed into rows at a time."""
-    dataloader_num_workers: int = Field(1, ge=0, le=1)
-    """0: tokenise and mask in the training process; 1: beside it, in a process of its own."""
+    dataloader_num_workers: int | None = Field(None, ge=0, le=1)
+    """0: tokenise and mask in the training process; 1: beside it, in a process of its own; default 1 with a GPU."""
 
 
 class Ramp(Section):
@@ -262,6 +262,11 @@ class TaskConfig(OptimizerSection):
     """Where given, the same encoder from random weights is trained too, at the best of these on validation."""
 
 
+class EvaluationConfig(Section):
+    fill_mask: list[str] = []
+    """Sentences with one [MASK] each (or the tokenizer's own mask token); the model's guesses go into the records."""
+
+
 class PublishConfig(Section):
     hub_model_id: str | None = None
     hub_private_repo: bool = True
@@ -279,6 +284,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     tasks: list[TaskConfig] = []
     publish: PublishConfig = PublishConfig()
 

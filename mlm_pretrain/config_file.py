@@ -43,6 +43,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{file}: the file is empty; configs/quickstart.yaml is an example")
     if not isinstance(raw, dict):
         raise UserError(f"{file}: a config is a mapping of sections, not a {type(raw).__name__}")
+    if Path(path).is_dir():
+        # A run that was moved, or is named from another folder, is still the run in this directory.
+        where = Path(path).absolute()
+        raw["run"] = {**(raw.get("run") or {}), "output_dir": str(Path(path).parent), "name": where.name}
     for override in overrides:
         _override(raw, override)
     return make_config(raw, place=str(file))

@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
+
+MANIFEST = "manifest.json"
 
 
 class RunDirectory:
@@ -119,6 +123,52 @@ def write_text(path: Path, text: str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = False) -> None:
+    """Write a folder whole or not at all, in the place of an older one if there is one.
+
+    Args:
+        fill: writes the files into the folder it is given.
+        manifest: whether to list the files' sizes and digests in `manifest.json`.
+    """
+    beside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        fill(beside)
+        if manifest:
+            entries = {path.name: file_digest(path) for path in sorted(beside.iterdir())}
+            (beside / MANIFEST).write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        for path in [*beside.iterdir(), beside]:
+            _fsync(path)
+        if target.exists():
+            # A folder can't be replaced in one step; the old one is out of the way for a moment.
+            old = target.with_name(f".{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            beside.rename(target)
+            shutil.rmtree(old)
+        else:
+            beside.rename(target)
+        _fsync(target.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def file_digest(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 BAR = "{desc:<22} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+BAR_WITHOUT_RATE = "{desc:<22} {percentage:3.0f}%|{bar:24}| [{elapsed}<{remaining}{postfix}]"
 
 
 def is_rank_zero() -> bool:
@@ -37,9 +38,20 @@ def warn(line: str) -> None:
 
 
 def progress(
-    total: float | None, description: str, unit: str = "it", initial: float = 0, scale: bool = True
+    total: float | None,
+    description: str,
+    unit: str = "it",
+    initial: float = 0,
+    scale: bool = True,
+    rate: bool = True,
 ) -> tqdm[Any]:
-    """A progress bar with stage, speed and time left; plain lines every ten seconds where there is no terminal."""
+    """A progress bar with stage, speed and time left; plain lines every ten seconds where there is no terminal.
+
+    Args:
+        total: what `n` will be at the end; None where it isn't known.
+        scale: whether numbers are shown as 1.2k, 3.4M.
+        rate: whether to show units per second; without it, the caller shows a speed in the postfix.
+    """
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
@@ -47,7 +59,7 @@ def progress(
         unit=unit,
         unit_scale=scale,
         initial=initial,
-        bar_format=BAR if total is not None else None,
+        bar_format=None if total is None else BAR if rate else BAR_WITHOUT_RATE,
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 10.0,
         maxinterval=1.0 if terminal else 30.0,

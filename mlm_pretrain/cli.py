@@ -1,0 +1,197 @@
+"""The command line: one verb a stage, imports inside the verbs so that `--help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlm_pretrain.errors import UserError
+
+if TYPE_CHECKING:
+    from mlm_pretrain.config import Config
+
+DESCRIPTION = "From raw text to a published, fine-tuned BERT-style encoder."
+
+EXAMPLES = """\
+examples:
+  mlm-pretrain run configs/quickstart.yaml                  every stage, on the embedded default
+  mlm-pretrain pretrain my.yaml training.budget.minutes=60  one stage, one key overridden
+  accelerate launch -m mlm_pretrain pretrain my.yaml        the same on a GPU
+  mlm-pretrain finetune runs/my-run --task ner              where a run stands, its folder serves as CONFIG
+  mlm-pretrain predict runs/my-run/tasks/ner texts.txt      one text a line in, one JSON object a line out
+  mlm-pretrain push runs/my-run --dry-run                   what would be sent to the Hub
+"""
+
+# What the machine and not the program is at fault for: one line is enough.
+ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+
+Verb = Callable[[argparse.Namespace], None]
+
+
+def tokenizer(arguments: argparse.Namespace) -> None:
+    """train a tokenizer (or take an existing one) and set held-out text aside"""
+    from mlm_pretrain import stages
+
+    print(stages.train_tokenizer(_config(arguments), force=arguments.force))
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """pretrain a masked language model, or go on from its newest checkpoint"""
+    from mlm_pretrain import stages
+
+    print(stages.pretrain(_config(arguments), force=arguments.force))
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """score the model on held-out text"""
+    from mlm_pretrain import stages
+
+    stages.evaluate(_config(arguments), force=arguments.force)
+
+
+def finetune(arguments: argparse.Namespace) -> None:
+    """fine-tune the encoder on the config's tasks, or on one of them"""
+    from mlm_pretrain import stages
+
+    config = _config(arguments)
+    stages.finetune(config, arguments.task, force=arguments.force)
+    print(stages.summary(stages.RunDirectory.of(config)))
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """label texts with a fine-tuned model"""
+    from mlm_pretrain.tasks.predict import predict as label
+
+    label(Path(arguments.model), Path(arguments.input), arguments.output and Path(arguments.output))
+
+
+def push(arguments: argparse.Namespace) -> None:
+    """send the encoder and the task models to the Hub"""
+    from mlm_pretrain import stages
+
+    for pushed in stages.push(_config(arguments), repo_id=arguments.repo_id, dry_run=arguments.dry_run):
+        print(pushed)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """every stage in order, skipping those that stand"""
+    from mlm_pretrain import stages
+
+    config = _config(arguments)
+    print(f"\n{stages.summary(stages.run_all(config))}\n\n{_next_steps(arguments.config, config)}")
+
+
+def config_show(arguments: argparse.Namespace) -> None:
+    """print the resolved config, defaults and overrides included"""
+    print(_config(arguments).to_yaml(), end="")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Returns:
+        0; 2 where the user can mend what went wrong (one line on stderr); 130 after Ctrl-C.
+    """
+    arguments = _parse(argv)
+    from mlm_pretrain import telemetry
+
+    telemetry.quiet_libraries()
+    try:
+        arguments.verb(arguments)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = _one_line(error)
+        if message is None or arguments.debug:
+            raise
+        if telemetry.is_rank_zero():
+            print(f"error: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; overrides may stand before and behind the options."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    for extra in rest:
+        if extra.startswith("-") or "=" not in extra or not hasattr(arguments, "overrides"):
+            parser.error(f"unrecognized argument: {extra}")
+        arguments.overrides.append(extra)
+    return arguments
+
+
+def _one_line(error: Exception) -> str | None:
+    """What to tell the user of an error that is not this program's; None for one that is."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
+        return f"{error.filename or 'writing'}: {error.strerror}; what was computed before stands"
+    # Rust's writers report the system's errors in words only.
+    if "No space left on device" in str(error):
+        return f"No space left on device; make room and repeat the command ({str(error).splitlines()[0][:200]})"
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlm-pretrain",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in (run, tokenizer, pretrain, evaluate, finetune):
+        sub = _add(verbs, verb.__name__, verb)
+        _takes_config(sub)
+        if verb is not run:
+            sub.add_argument("--force", action="store_true", help="run the stage even where its output stands")
+        if verb is finetune:
+            sub.add_argument("--task", metavar="NAME", help="only the task of this name")
+    sub = _add(verbs, "predict", predict)
+    sub.add_argument("model", metavar="MODEL", help="a task's folder (runs/NAME/tasks/TASK) or a Hub repository")
+    sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line) or a .jsonl file (column `text`)")
+    sub.add_argument("--output", metavar="FILE", help="a .jsonl file; by default standard output")
+    sub = _add(verbs, "push", push)
+    _takes_config(sub)
+    sub.add_argument("--dry-run", action="store_true", help="list the files and their sizes, send nothing")
+    sub.add_argument("--repo-id", metavar="ID", help="the encoder's repository, over publish.hub_model_id")
+    show = verbs.add_parser("config", help="show the resolved config").add_subparsers(metavar="show", required=True)
+    _takes_config(_add(show, "show", config_show))
+    return parser
+
+
+def _add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, verb: Verb) -> argparse.ArgumentParser:
+    sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
+    sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    sub.set_defaults(verb=verb)
+    return sub
+
+
+def _takes_config(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("config", metavar="CONFIG", help="a YAML file, or a run directory")
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help="dotted keys, as in training.max_grad_norm=0.5")
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    from mlm_pretrain.config_file import load_config
+
+    return load_config(arguments.config, arguments.overrides)
+
+
+def _next_steps(place: str, config: Config) -> str:
+    root = Path(config.run.output_dir) / config.run.name
+    lines = [
+        f"  {note:<14}mlm-pretrain {command}"
+        for note, command in (
+            *[("label texts:", f"predict {root / 'tasks' / task.name} texts.txt") for task in config.tasks[:1]],
+            ("train longer:", f"run {place} run.name={config.run.name}-longer training.budget.minutes=30"),
+            ("publish:", f"push {root} --repo-id you/{config.run.name} --dry-run"),
+        )
+    ]
+    return "next:\n" + "\n".join(lines)

@@ -1,0 +1,108 @@
+"""What a masked language model is worth: held-out loss and accuracy, by source, and a few guesses to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.config import Config
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.masked_head import MaskedLogits
+from mlm_pretrain.models.packed_attention import supports_packing
+from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.text.mixture import source_names
+from mlm_pretrain.text.tokenizer import load_tokenizer
+from mlm_pretrain.training.device import make_accelerator
+from mlm_pretrain.training.validate import HeldOutSet, held_out_pass
+
+MASK = "[MASK]"
+
+
+def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
+    """Score the run's exported model on its held-out documents, and let it guess.
+
+    Returns:
+        `{"heldout": …, "fill_mask": …}` as in `results.json`.
+
+    Raises:
+        UserError: there is no model yet, or no held-out text.
+    """
+    model, tokenizer = load_model(run.model)
+    accelerator = make_accelerator(config.training)
+    packing = supports_packing(model)
+    model = model.to(accelerator.device).eval()
+    names = source_names(config.text)
+    held_out = HeldOutSet(run.validation, tokenizer, config.stream.sequence_length, names, packing)
+    forward = MaskedLogits(model, packing)
+    size = config.training.per_device_eval_batch_size
+    figures = held_out_pass(forward, held_out, size, accelerator.device, accelerator.autocast)
+    forward.close()
+    guesses = [fill_mask(model, tokenizer, text) for text in config.evaluation.fill_mask]
+    return {"heldout": figures, "fill_mask": guesses}
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Raises:
+        UserError: there is no model in the folder, or it can't be read.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no model; `mlm-pretrain pretrain` writes it")
+    tokenizer = load_tokenizer(str(folder))
+    try:
+        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder}: can't be loaded: {str(error).splitlines()[0]}") from None
+    return model, tokenizer
+
+
+@torch.inference_mode()
+def fill_mask(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, guesses: int = 3
+) -> dict[str, Any]:
+    """The likeliest tokens for the one mask of a text, and their probabilities.
+
+    Raises:
+        UserError: the text has no mask, or more than one.
+    """
+    encoded = tokenizer(
+        text.replace(MASK, tokenizer.mask_token),
+        return_tensors="pt",
+        truncation=True,
+        return_token_type_ids=False,
+    ).to(model.device)
+    places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
+    if len(places) != 1:
+        raise UserError(f"evaluation.fill_mask: '{text}' has {len(places)} masks; write {MASK} once")
+    probabilities = model(**encoded).logits[0, places[0]].float().softmax(dim=-1)
+    scores, tokens = probabilities.topk(guesses)
+    predictions = [
+        {"token": tokenizer.decode([token]).strip(), "score": score}
+        for token, score in zip(tokens.tolist(), scores.tolist(), strict=True)
+    ]
+    return {"text": text, "predictions": predictions}
+
+
+def format_figures(figures: dict[str, Any]) -> str:
+    """The held-out figures as a table, a line a source."""
+    header = ("held-out", "loss", "perplexity", "accuracy", "top-5", "masked tokens")
+    rows = [_row(name, part) for name, part in figures["by_source"].items()]
+    if len(rows) != 1:
+        rows.append(_row("all", figures))
+    return telemetry.table(rows, header)
+
+
+def _row(name: str, part: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{part['loss']:.4f}",
+        f"{part['perplexity']:.2f}",
+        f"{part['accuracy']:.4f}",
+        f"{part['top5_accuracy']:.4f}",
+        f"{part['masked_tokens']:,}",
+    )

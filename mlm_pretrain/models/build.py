@@ -1,0 +1,164 @@
+"""A stock transformers masked language model from a preset, an architecture's name, or a checkpoint."""
+
+from __future__ import annotations
+
+import importlib.resources
+import logging
+from typing import Any
+
+import torch
+import yaml
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from mlm_pretrain.config import ModelConfig
+from mlm_pretrain.errors import UserError, nearest
+
+# Learned positions of these models begin behind the padding index.
+POSITIONS_FROM_TWO = ("roberta", "xlm-roberta", "camembert", "longformer", "xlm-roberta-xl", "data2vec-text")
+
+
+def preset_names() -> list[str]:
+    folder = importlib.resources.files("mlm_pretrain") / "models" / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise UserError(f"model.preset: there is no preset '{name}'{nearest(name, preset_names())}")
+    file = importlib.resources.files("mlm_pretrain") / "models" / "presets" / f"{name}.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def build_model(
+    settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int, seed: int = 0
+) -> PreTrainedModel:
+    """A masked language model whose vocabulary is the tokenizer's.
+
+    Args:
+        sequence_length: tokens a row; the model's positions reach at least so far.
+        seed: of the random weights, where there are any.
+
+    Raises:
+        UserError: an unknown preset, architecture or config key; a checkpoint that is missing, damaged, has no
+            masked-LM weights, or belongs to another vocabulary or shorter rows.
+    """
+    torch.manual_seed(seed)
+    if settings.path is not None:
+        return _load(settings, tokenizer, sequence_length)
+    config = make_model_config(settings, tokenizer, sequence_length)
+    try:
+        # The weights are random in fp32 whatever dtype a preset's origin was published in.
+        return AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"model.config: {config.model_type}: {error}") from None
+
+
+def make_model_config(
+    settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int
+) -> PreTrainedConfig:
+    """The transformers config of a model that is not loaded from a checkpoint."""
+    given = {**(read_preset(settings.preset) if settings.preset else {}), **settings.config}
+    model_type = settings.model_type or given.pop("model_type", None)
+    given.pop("model_type", None)
+    if model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        known = nearest(str(model_type), MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+        raise UserError(f"model.model_type: transformers has no masked-LM class for '{model_type}'{known}")
+    defaults = AutoConfig.for_model(model_type)
+    known_keys = set(defaults.to_dict()) | {"global_attn_every_n_layers"}
+    for key in given:
+        if key not in known_keys:
+            raise UserError(f"model.config.{key}: {model_type} has no such key{nearest(key, known_keys)}")
+    positions = sequence_length + (2 if model_type in POSITIONS_FROM_TWO else 0)
+    if "max_position_embeddings" in known_keys:
+        asked = settings.config.get("max_position_embeddings", given.get("max_position_embeddings"))
+        default = int(asked or defaults.max_position_embeddings or 0)
+        if settings.config.get("max_position_embeddings") and default < positions:
+            raise UserError(
+                f"model.config.max_position_embeddings: {default} is less than the {positions} positions that "
+                f"stream.sequence_length {sequence_length} needs"
+            )
+        given["max_position_embeddings"] = max(default, positions)
+    special = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    given |= {key: value for key, value in special.items() if key in known_keys}
+    # sdpa takes the masks of packed rows; transformers itself falls back where a model has none.
+    attention = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+    try:
+        return AutoConfig.for_model(model_type, **{**given, "vocab_size": len(tokenizer), **attention})
+    except Exception as error:  # transformers validates configs with errors of several classes
+        raise UserError(f"model.config: {model_type}: {_first_line(error)}") from None
+
+
+def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> PreTrainedModel:
+    place = f"model.path: {settings.path}"
+    attention = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
+    origin = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    level = logging.getLogger("transformers").level
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            settings.path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **origin,
+            **attention,
+            **settings.config,
+        )
+    except Exception as error:  # a missing, foreign or damaged checkpoint raises many classes
+        raise UserError(f"{place}: can't be loaded: {_first_line(error)}") from None
+    finally:
+        logging.getLogger("transformers").setLevel(level)
+    encoder = [name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
+    if encoder:
+        raise UserError(f"{place}: the checkpoint lacks encoder weights ({encoder[0]} and {len(encoder) - 1} more)")
+    _check_vocabulary(settings, model, tokenizer)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions < sequence_length:
+        raise UserError(f"stream.sequence_length: {sequence_length} is more than the {positions} of {settings.path}")
+    return model
+
+
+def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make sure that an id means to the tokenizer what it meant to the checkpoint; grow the model for added tokens."""
+    remedy = "leave tokenizer out to use the checkpoint's own, or train from scratch"
+    rows = model.get_input_embeddings().weight.shape[0]
+    try:
+        own = AutoTokenizer.from_pretrained(settings.path, revision=settings.revision)
+    except Exception:  # a checkpoint without a tokenizer can only be compared by size
+        own = None
+    if own is not None:
+        ours = tokenizer.get_vocab()
+        differing = [token for token, id_ in own.get_vocab().items() if ours.get(token) != id_]
+        if differing:
+            raise UserError(
+                f"tokenizer: its vocabulary is not that of model.path {settings.path} ({len(differing):,} tokens "
+                f"differ, '{differing[0]}' is one); {remedy}"
+            )
+    elif len(tokenizer) > rows:
+        raise UserError(
+            f"tokenizer: {len(tokenizer):,} tokens, but model.path {settings.path} has {rows:,} embeddings; {remedy}"
+        )
+    if len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

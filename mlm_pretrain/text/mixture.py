@@ -1,0 +1,218 @@
+"""What of the sources is trained on: the held-out split, the drops, and the mixture by weight.
+
+The split is a property of a document: a hash of its text decides, so that a copy of a held-out document never turns
+up in training, whatever file, order, seed or epoch it comes from, and no second pass over a stream is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import datasets
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.config import SourceConfig, TextConfig
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.text.sources import SOURCES
+
+MAX_SURVEYED_SHARDS = 64
+
+
+class Document(NamedTuple):
+    text: str
+    source: str
+
+
+def is_held_out(text: str, fraction: float) -> bool:
+    """Whether a document belongs to the held-out split of this size; a smaller split is part of a larger one."""
+    return _hash(text) < fraction
+
+
+def document(row: dict[str, Any], counts: Counter[str]) -> Document | None:
+    """The document of a source's row, or None where it is dropped; the reason is counted in `counts`."""
+    text = row["text"]
+    reason = row.get("dropped") or ("null" if text is None else "" if text.strip() else "empty")
+    if reason:
+        counts[reason] += 1
+        return None
+    return Document(text, row["source"])
+
+
+def source_names(text: TextConfig) -> list[str]:
+    """What the records call each source, in the order of the config.
+
+    Raises:
+        UserError: two sources go by one name.
+    """
+    names = [_default_label(source) for source in text.sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"text.sources: two sources are called '{name}'; give each a `label` of its own")
+    return names
+
+
+def open_source(source: SourceConfig) -> datasets.IterableDataset:
+    """The stream of a source's rows (`text`, `source`, `dropped`), from its beginning."""
+    return SOURCES[source.source](source)
+
+
+# -- the mixture -------------------------------------------------------------------------------------------------
+
+
+def next_source(consumed: Sequence[int], weights: Sequence[float]) -> int:
+    """Which source the next document comes from: the one that is furthest behind its share of the bytes.
+
+    Args:
+        consumed: bytes taken from each source so far.
+        weights: the sources' shares, in any unit.
+    """
+    return min(range(len(weights)), key=lambda number: (consumed[number] / weights[number], number))
+
+
+# -- the survey --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Survey:
+    """One pass over the sources: a sample to train a tokenizer on, the documents to score, and what was seen."""
+
+    sample: list[str] = field(default_factory=list)
+    validation: list[Document] = field(default_factory=list)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By source: documents, bytes, held_out, dropped (by reason), complete (whether all of it was read)."""
+
+
+def survey(text: TextConfig, sample_bytes: int) -> Survey:
+    """Draw a bounded sample of the training documents, and the held-out documents that will be scored.
+
+    Both are uniform samples of what is read: the documents with the smallest hashes are kept, so that memory is
+    bounded by the samples and the order of the files doesn't matter. Of a large corpus at most ten times the sample
+    is read, evenly from its shards.
+
+    Args:
+        text: the sources; a source's weight is its share of both samples.
+        sample_bytes: bytes of text wanted for the sample; 0 where no tokenizer is to be trained.
+
+    Raises:
+        UserError: a source can't be read, or has no text.
+    """
+    result = Survey()
+    total_weight = sum(source.weight for source in text.sources)
+    for name, source in zip(source_names(text), text.sources, strict=True):
+        share = source.weight / total_weight
+        sample = _SmallestHashes(int(sample_bytes * share))
+        scored = _SmallestHashes(int(text.validation_max_bytes * share))
+        wanted = 10 * sample.max_bytes
+        if text.validation_fraction:
+            wanted = max(wanted, int(2 * scored.max_bytes / text.validation_fraction))
+        record = _survey_source(source, name, text.validation_fraction, wanted, sample, scored)
+        if not record["documents"]:
+            raise UserError(
+                f"text.sources: '{name}' has no text to train on ({_dropped_words(record['dropped'])}); "
+                "check its path and text_column"
+            )
+        result.sources[name] = record
+        result.sample += sample.texts()
+        result.validation += [Document(held_out, name) for held_out in scored.texts()]
+    return result
+
+
+def _survey_source(
+    source: SourceConfig,
+    name: str,
+    fraction: float,
+    wanted_bytes: int,
+    sample: _SmallestHashes,
+    scored: _SmallestHashes,
+) -> dict[str, Any]:
+    dropped: Counter[str] = Counter()
+    documents = size = held_out = 0
+    complete = True
+    with telemetry.progress(None, f"read {name}", unit="B") as bar:
+        for rows, budget in _evenly(open_source(source), wanted_bytes):
+            start = size
+            for row in rows:
+                read = document(row, dropped)
+                if read is None:
+                    continue
+                length = len(read.text.encode())
+                size += length
+                bar.update(length)
+                if is_held_out(read.text, fraction):
+                    held_out += 1
+                    scored.add(read.text, length)
+                else:
+                    documents += 1
+                    sample.add(read.text, length)
+                if size - start >= budget:
+                    complete = False
+                    break
+    return {
+        "documents": documents,
+        "held_out": held_out,
+        "bytes": size,
+        "dropped": dict(sorted(dropped.items())),
+        "complete": complete,
+    }
+
+
+def _evenly(dataset: datasets.IterableDataset, wanted_bytes: int) -> Iterator[tuple[datasets.IterableDataset, int]]:
+    """Parts of a dataset, evenly spaced over its shards, with the bytes to read of each."""
+    shards = dataset.num_shards
+    if shards <= 1:
+        yield dataset, wanted_bytes
+        return
+    chosen = min(shards, MAX_SURVEYED_SHARDS)
+    for number in range(chosen):
+        yield dataset.shard(shards, number * shards // chosen), max(wanted_bytes // chosen, 1)
+
+
+class _SmallestHashes:
+    """The documents with the smallest hashes, as many as fit in `max_bytes`: a uniform sample in one pass.
+
+    Exact copies of a document have one hash and count once.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._bytes = 0
+        self._largest_first: list[tuple[float, str, int]] = []
+        self._kept: set[float] = set()
+
+    def add(self, text: str, size: int) -> None:
+        key = _hash(text, b"sample")
+        if self.max_bytes == 0 or key in self._kept:
+            return
+        if self._bytes + size > self.max_bytes and self._largest_first and key > -self._largest_first[0][0]:
+            return
+        heapq.heappush(self._largest_first, (-key, text, size))
+        self._kept.add(key)
+        self._bytes += size
+        while self._bytes > self.max_bytes and len(self._largest_first) > 1:
+            dropped, _, freed = heapq.heappop(self._largest_first)
+            self._kept.discard(-dropped)
+            self._bytes -= freed
+
+    def texts(self) -> list[str]:
+        return [text for _, text, _ in sorted(self._largest_first, key=lambda entry: -entry[0])]
+
+
+def _hash(text: str, purpose: bytes = b"split") -> float:
+    """A number in [0, 1) that depends on the text alone; independent numbers for different purposes."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=purpose).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _default_label(source: SourceConfig) -> str:
+    from mlm_pretrain.text.sources import source_label
+
+    return source_label(source)
+
+
+def _dropped_words(dropped: dict[str, int]) -> str:
+    return "dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) if dropped else "no rows"

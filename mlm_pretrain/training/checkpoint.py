@@ -1,0 +1,139 @@
+"""Checkpoints that are whole or not there, and hold nothing that needs unpickling.
+
+    checkpoints/step-00001200/
+        config.json, model.safetensors, tokenizer…   loads with plain `from_pretrained`
+        optimizer.safetensors, random.safetensors    tensors of the optimizer and the random generators
+        trainer_state.json                           everything else: counters, stream, numeric choices, config
+        manifest.json                                size and SHA-256 of every file above; written last
+
+A checkpoint is written beside its place under a hidden name, every file and the folder are fsynced, and it is renamed
+in one step; older ones are removed only then.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.run import MANIFEST, file_digest, write_folder
+
+TRAINER_STATE = "trainer_state.json"
+OPTIMIZER = "optimizer.safetensors"
+RANDOM = "random.safetensors"
+
+
+def save_checkpoint(
+    target: Path,
+    save_model: Callable[[Path], None],
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    keep: int | None,
+) -> None:
+    """Write a checkpoint, then remove the oldest ones beyond `keep` (None keeps all).
+
+    Args:
+        target: `checkpoints/step-…`.
+        save_model: writes model and tokenizer into a folder.
+        state: plain JSON data.
+    """
+
+    def fill(folder: Path) -> None:
+        save_model(folder)
+        tensors, plain = _split_optimizer(optimizer)
+        save_file(tensors, folder / OPTIMIZER)
+        save_file(_random_state(), folder / RANDOM)
+        text = json.dumps({**state, "optimizer": plain}, indent=1)
+        (folder / TRAINER_STATE).write_text(text, encoding="utf-8")
+
+    write_folder(target, fill, manifest=True)
+    if keep is not None:
+        for old in _by_step(target.parent)[:-keep]:
+            shutil.rmtree(old)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; each newer one that is skipped is named with what is wrong with it."""
+    for path in reversed(_by_step(folder)):
+        fault = find_fault(path)
+        if fault is None:
+            return path
+        telemetry.warn(f"{path}: skipped: {fault}")
+    return None
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint: a file that is missing or differs from the manifest; None if nothing is."""
+    try:
+        entries = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"no readable {MANIFEST}"
+    for name, entry in entries.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if file_digest(checkpoint / name) != entry:
+            return f"{name} is damaged (its size or SHA-256 is not the one that was written)"
+    return None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+
+
+def restore_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, plain: dict[str, Any]) -> None:
+    """Give an optimizer the state of a checkpoint; its settings (rates, betas) stay its own.
+
+    Raises:
+        UserError: the checkpoint is of other parameters.
+    """
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in load_file(checkpoint / OPTIMIZER).items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = tensor
+    for key, value in plain.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    parameters = [number for group in whole["param_groups"] for number in group["params"]]
+    if state and sorted(state) != sorted(parameters):
+        raise UserError(f"{checkpoint}: its optimizer has {len(state)} parameters, the model {len(parameters)}")
+    optimizer.load_state_dict({**whole, "state": state})
+
+
+def restore_random(checkpoint: Path) -> None:
+    states = load_file(checkpoint / RANDOM)
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _random_state() -> dict[str, Tensor]:
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _split_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of each parameter by `<number>.<name>`: tensors, and plain values."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{number}.{name}"] = value.detach().cpu().contiguous()
+            else:
+                plain[f"{number}.{name}"] = value
+    return tensors, plain
+
+
+def _by_step(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []

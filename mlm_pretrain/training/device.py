@@ -1,0 +1,72 @@
+"""The device of a run and the numeric choices made for it."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from mlm_pretrain.config import OptimizerSection
+from mlm_pretrain.errors import UserError
+
+Precision = Literal["no", "bf16", "fp16"]
+
+
+def make_accelerator(settings: OptimizerSection, precision: Precision | None = None, **kwargs: object) -> Accelerator:
+    """An Accelerator that leaves accumulation and the division of losses to `training.loss`.
+
+    Args:
+        settings: `bf16` and `fp16` choose the precision where `precision` is None.
+        precision: what an earlier part of the run has chosen.
+        kwargs: handed on to `Accelerator`.
+    """
+    # One process makes several (pretraining, then tasks), and Accelerate remembers the first one's precision.
+    AcceleratorState._reset_state(reset_partial_state=False)
+    device = Accelerator().device
+    chosen = precision or choose_precision(settings, device)
+    AcceleratorState._reset_state(reset_partial_state=False)
+    return Accelerator(mixed_precision=chosen, gradient_accumulation_steps=1, **kwargs)
+
+
+def choose_precision(settings: OptimizerSection, device: torch.device) -> Precision:
+    """Settle `bf16: auto` by measurement: bf16 autocast where its matrix products are clearly faster.
+
+    Raises:
+        UserError: fp16 was asked for on a CPU.
+    """
+    if settings.fp16:
+        if device.type == "cpu":
+            raise UserError("training.fp16: needs a GPU; on a CPU use bf16: auto")
+        return "fp16"
+    if settings.bf16 != "auto":
+        return "bf16" if settings.bf16 else "no"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    # Autocast costs casts of its own, so a small gain of the product alone is none of the step.
+    faster = matmul_flops(torch.bfloat16, device) > 1.5 * matmul_flops(torch.float32, device)
+    return "bf16" if faster else "no"
+
+
+def matmul_flops(dtype: torch.dtype, device: torch.device, size: int = 1024, repeats: int = 6) -> float:
+    """FLOP per second of a square matrix product, measured now; the fastest of several repeats."""
+    left = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        left @ left
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for records and cards."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"

@@ -1,0 +1,105 @@
+"""What a run is, so that it can be taken up again as the same run or refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.config import Config
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.training.device import Precision
+
+# What may change between the parts of a run: it shapes neither the batches nor the optimizer.
+FREE_KEYS = {
+    "text.validation_max_bytes",
+    "stream.dataloader_num_workers",
+    "training.per_device_train_batch_size",
+    "training.per_device_eval_batch_size",
+    "training.logging_steps",
+    "training.eval_steps",
+    "training.save_steps",
+    "training.save_total_limit",
+    "training.report_to",
+    "training.gradient_checkpointing",
+    "training.bf16",
+    "training.fp16",
+}
+
+
+@dataclass
+class Numerics:
+    """The choices that bits depend on; made once, kept in the run."""
+
+    precision: Precision
+    micro_batch: int
+    """Rows per forward pass."""
+    packing: bool
+    attention: str
+    device: str
+    threads: int
+    torch: str = field(default_factory=lambda: str(torch.__version__))
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    tokens: int = 0
+    """Real tokens seen, padding not counted."""
+    seconds: float = 0.0
+    """Wall-clock time of training, over all parts of the run."""
+    stream: str | None = None
+    """The stream's state behind the last batch, as JSON."""
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By source: epoch, documents and bytes read, drops by reason."""
+
+
+def identity(config: Config, vocabulary: str, corpus: dict[str, Any]) -> dict[str, Any]:
+    """What may not change while a run goes on, by dotted key.
+
+    Args:
+        vocabulary: the tokenizer's fingerprint.
+        corpus: the sources' fingerprints by name.
+    """
+    sections = config.model_dump(mode="json", include={"text", "stream", "objective", "model", "training"})
+    keys = {key: value for key, value in _dotted(sections) if key not in FREE_KEYS}
+    return keys | {"run.seed": config.run.seed, "the tokenizer": vocabulary, **dict(_dotted({"corpus": corpus}))}
+
+
+def refuse_changes(checkpoint: object, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """
+    Raises:
+        UserError: the run is not the one that the checkpoint is of; names the first key that differs. Another budget
+            is allowed, with a warning.
+    """
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) == new.get(key):
+            continue
+        if key.startswith("training.budget."):
+            telemetry.warn(f"{key}: was {old.get(key)}, is {new.get(key)} now; the schedule follows the new budget")
+            continue
+        what = "the corpus has changed: " if key.startswith("corpus.") else ""
+        raise UserError(
+            f"{checkpoint}: {what}{key} was {old.get(key)!r} when this run began and is {new.get(key)!r} now; "
+            "set it back to go on, or choose another run.name"
+        )
+
+
+def warn_of_changes(old: Numerics, new: Numerics) -> None:
+    """Say which numeric choices of the run don't hold here; weights will then differ in their last bits."""
+    now = asdict(new)
+    for key, value in asdict(old).items():
+        if value != now[key]:
+            telemetry.warn(f"this run was begun with {key} {value}, and goes on with {now[key]}: bits will differ")
+
+
+def _dotted(data: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if isinstance(data, dict) and data:
+        return [pair for key, value in data.items() for pair in _dotted(value, f"{prefix}{key}.")]
+    if isinstance(data, list) and data:
+        return [pair for number, value in enumerate(data) for pair in _dotted(value, f"{prefix}{number}.")]
+    return [(prefix.removesuffix("."), data)]

@@ -1,0 +1,94 @@
+"""What the tests share: a small real corpus (docstrings of the standard library) and a tokenizer trained on it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from mlm_pretrain.config import Config, TokenizerConfig
+from mlm_pretrain.config_file import make_config
+
+MODULES = ("argparse", "ast", "collections/__init__", "datetime", "difflib", "doctest", "email/message", "fractions",
+           "heapq", "inspect", "logging/__init__", "pathlib", "random", "statistics", "subprocess", "textwrap",
+           "threading", "typing", "unittest/mock", "zipfile")  # fmt: skip
+
+
+def stdlib_docstrings() -> Iterator[str]:
+    """A few hundred short documents of mixed length."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    for module in MODULES:
+        for node in ast.walk(ast.parse((folder / f"{module}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node)
+                if text and len(text) > 20:
+                    yield inspect.cleandoc(text)
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[str]:
+    return sorted(set(stdlib_docstrings()))
+
+
+@pytest.fixture(scope="session")
+def corpus(documents: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documents in three jsonl files."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for part in range(3):
+        rows = (json.dumps({"text": text}) + "\n" for text in documents[part::3])
+        (folder / f"part-{part}.jsonl").write_text("".join(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
+    from mlm_pretrain.text.tokenizer import train_tokenizer
+
+    return train_tokenizer(TokenizerConfig(vocab_size=600), documents)
+
+
+@pytest.fixture
+def config(corpus: Path, tmp_path: Path) -> Config:
+    """A run that takes seconds: two layers, short rows, windows and chunks small enough that many pass."""
+    return tiny_config(corpus, tmp_path)
+
+
+def tiny_config(corpus: Path, folder: Path, **sections: Any) -> Config:
+    raw: dict[str, Any] = {
+        "run": {"name": "tiny", "output_dir": str(folder)},
+        "text": {"sources": [{"source": "files", "path": str(corpus)}], "validation_fraction": 0.1},
+        "tokenizer": {"vocab_size": 600},
+        "stream": {"sequence_length": 48, "shuffle_window": "40KB", "packing_buffer": "9KB"},
+        "model": {
+            "model_type": "modernbert",
+            "config": {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 48,
+                "local_attention": 16,
+            },
+        },
+        "training": {
+            "budget": {"steps": 8},
+            "global_batch_size": 8,
+            "learning_rate": 3e-3,
+            "bf16": False,
+            "logging_steps": 1,
+            "save_steps": 4,
+        },
+    }
+    for section, values in sections.items():
+        raw[section] = {**raw.get(section, {}), **values} if isinstance(values, dict) else values
+    return make_config(raw)
