@@ -145,7 +145,6 @@ def push(config: Config, *, repo_id: str | None = None, dry_run: bool = False) -
     """
     from mlm_pretrain.publish import hub
 
-    write_cards(config)
     return hub.push(RunDirectory.of(config), config, dry_run=dry_run, repo_id=repo_id)
 
 

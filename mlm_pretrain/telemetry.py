@@ -131,7 +131,6 @@ class MetricsLog:
 
 def quiet_libraries() -> None:
     """Leave the console to the run: no bars, hints or informational warnings of the libraries below."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

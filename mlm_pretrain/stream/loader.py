@@ -9,13 +9,14 @@ however far a worker has read ahead, a checkpoint holds the place of the batch t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from mlm_pretrain.config import Config
@@ -135,6 +136,9 @@ class _Batches(IterableDataset):
         self._step = step
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if get_worker_info() is not None:
+            # A forked process has the tokenizer's thread pool without its threads, and would wait for them forever.
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         try:
             yield from self._batches()
         except UserError as error:

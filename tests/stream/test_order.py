@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -101,11 +101,12 @@ def _text(corpus: Path, **keys: object) -> TextConfig:
     return make_config(raw).text
 
 
-@settings(max_examples=10, deadline=None)
-@given(window=st.integers(1, 200_000), size=st.integers(1, 50_000), seed=st.integers(0, 5))
-def test_an_epoch_has_every_training_document_once(
-    corpus: Path, documents: list[str], window: int, size: int, seed: int
-) -> None:
+# Each example reads the corpus several times: without shrinking, a failure is told at once.
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(window=st.integers(1, 60_000), size=st.integers(500, 50_000), seed=st.integers(0, 5))
+def test_an_epoch_has_every_training_document_once(corpus: Path, window: int, size: int, seed: int) -> None:
+    lines = [line for path in corpus.iterdir() for line in path.read_text(encoding="utf-8").splitlines()]
+    documents = [json.loads(line)["text"] for line in lines]
     stream = DocumentStream(_text(corpus), seed, window)
     expected = Counter(text for text in documents if not is_held_out(text, 0.1))
     taken: list[str] = []
@@ -116,9 +117,11 @@ def test_an_epoch_has_every_training_document_once(
         stream = DocumentStream(_text(corpus), seed, window)
         stream.restore(state)
     first, second = taken[: expected.total()], taken[expected.total() : 2 * expected.total()]
-    assert Counter(first) == expected
-    assert Counter(second) == expected
-    assert first != second
+    # Compared by text, so that a failure doesn't print the corpus.
+    assert sorted(first) == sorted(expected.elements()), "the first epoch"
+    assert sorted(second) == sorted(expected.elements()), "the second epoch"
+    if window > 5_000:  # less holds a document or two
+        assert first != second
 
 
 def test_sources_are_mixed_by_their_weights_in_bytes(corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,229 @@
+"""Model cards from a run's records, after the annotated model card of the Hub.
+
+The sections and their order follow the Hub's annotated model card (after Mitchell et al. 2019, "Model Cards for
+Model Reporting"). The words stand in `model_cards/*.jinja`; the numbers are those of the records.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from mlm_pretrain.config import PublishConfig, SourceConfig, TaskConfig
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.publish.facts import CardFacts, TaskFacts, read_facts
+from mlm_pretrain.publish.tables import (
+    cell,
+    code,
+    drop_rows,
+    number,
+    percent,
+    recipe_rows,
+    score_rows,
+    source_rows,
+    task_recipe_rows,
+    task_rows,
+)
+from mlm_pretrain.run import RunDirectory, write_text
+
+PIPELINE_TAGS = {
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+}
+# `load_dataset` takes these names for readers of files, which are no datasets of the Hub.
+_FILE_READERS = {"arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml"}
+
+
+def write_cards(run: RunDirectory, publish: PublishConfig | None = None) -> list[Path]:
+    """Write the cards of a run: its own, that of its model, and one for each fine-tuned task that stands.
+
+    They are made anew from the records each time; words of your own belong into `publish.description`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: `config.yaml` is missing, a record is damaged, or the disk refuses.
+    """
+    facts = read_facts(run, publish)
+    cards = {run.card: render_encoder_card(facts, model_id=f"./{run.model.name}")}
+    if run.model.is_dir():
+        cards[run.model / "README.md"] = render_encoder_card(facts)
+    for task in facts.tasks:
+        cards[run.task(task.name) / "README.md"] = render_task_card(facts, task.name)
+    for path, card in cards.items():
+        try:
+            write_text(path, str(card))
+        except OSError as error:
+            raise UserError(f"{path}: the card can't be written ({error.strerror})") from error
+    return list(cards)
+
+
+def render_encoder_card(facts: CardFacts, model_id: str | None = None) -> ModelCard:
+    """The card of the pretrained encoder.
+
+    Args:
+        facts: what the records say; sections without a record say so.
+        model_id: what the code on the card loads, by default the Hub repository, or the card's own folder (`.`)
+            where none is configured.
+    """
+    publish = facts.publish
+    config = facts.config
+    title = _name(publish.hub_model_id, config.run.name)
+    results = _heldout_results(facts)
+    data = ModelCardData(
+        language=publish.language,
+        license=publish.license,
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["mlm_pretrain", "masked-lm", *publish.tags],
+        datasets=[source.path for source in config.text.sources if _is_hub_dataset(source)] or None,
+        base_model=_hub_id(config.model.path),
+        model_name=title if results else None,
+        eval_results=results or None,
+        metrics=["accuracy", "perplexity"] if facts.heldout else None,
+    )
+    example = facts.fill_mask[0].text if facts.fill_mask else None
+    return _rendered(
+        "encoder.md.jinja",
+        data,
+        facts=facts,
+        model_id=model_id or publish.hub_model_id or ".",
+        title=title,
+        example=example,
+        sources=source_rows(facts),
+        drops=drop_rows(facts),
+        recipe=recipe_rows(facts),
+        heldout=score_rows(facts),
+        tasks=task_rows(facts),
+    )
+
+
+def render_task_card(facts: CardFacts, task: str, model_id: str | None = None) -> ModelCard:
+    """The card of one fine-tuned task model; arguments as for `render_encoder_card`.
+
+    Raises:
+        UserError: the run holds no fine-tuned model of this task.
+    """
+    publish = facts.publish
+    model = facts.task(task)
+    repository = f"{publish.hub_model_id}-{task}" if publish.hub_model_id else None
+    title = _name(repository, f"{facts.config.run.name}-{task}")
+    kind = pipeline_tag(model.model.architecture)
+    results = _task_results(model, kind)
+    own_encoder = model.config is None or model.config.model is None
+    data = ModelCardData(
+        language=publish.language,
+        license=publish.license,
+        library_name="transformers",
+        pipeline_tag=kind,
+        tags=["mlm_pretrain", *publish.tags],
+        datasets=[model.config.path] if model.config and _is_hub_dataset(model.config) else None,
+        base_model=publish.hub_model_id if own_encoder else _hub_id(model.config.model if model.config else None),
+        model_name=title if results else None,
+        eval_results=results or None,
+        metrics=[model.result.metric] if model.result and model.result.metric else None,
+    )
+    return _rendered(
+        "task.md.jinja",
+        data,
+        facts=facts,
+        model_id=model_id or repository or ".",
+        title=title,
+        task=model,
+        kind=kind,
+        encoder=publish.hub_model_id if own_encoder else model.config and model.config.model,
+        recipe=task_recipe_rows(model),
+        results=task_rows(facts, only=task),
+    )
+
+
+def _literal(text: str) -> str:
+    """A string as Python source, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def pipeline_tag(architecture: str) -> str | None:
+    """The Hub's pipeline tag of a transformers class name, as far as one is known."""
+    return next((tag for ending, tag in PIPELINE_TAGS.items() if architecture.endswith(ending)), None)
+
+
+def _rendered(template: str, data: ModelCardData, **values: Any) -> ModelCard:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"number": number, "cell": cell, "code": code, "percent": percent, "python": _literal}
+    text = (resources.files("mlm_pretrain") / "model_cards" / template).read_text(encoding="utf-8")
+    body = environment.from_string(text).render(**values)
+    # Sections that are left out leave blank lines; blank lines inside code blocks are single already.
+    body = re.sub(r"\n{3,}", "\n\n", body).strip("\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+
+
+def _name(repository: str | None, otherwise: str) -> str:
+    return repository.split("/")[-1] if repository else otherwise
+
+
+def _hub_id(path: str | None) -> str | None:
+    """A Hub repository's name, or nothing where the path is a folder."""
+    looks_like_one = path is not None and re.fullmatch(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", path)
+    return path if looks_like_one and path is not None and not Path(path).exists() else None
+
+
+def _is_hub_dataset(source: SourceConfig | TaskConfig) -> bool:
+    named = source.path if isinstance(source.path, str) else None
+    by_hub = source.source == "hub" or (isinstance(source, TaskConfig) and source.source is None)
+    return by_hub and _hub_id(named) is not None and named not in _FILE_READERS
+
+
+# -- the Hub's model index -------------------------------------------------------------------------------------
+
+
+def _heldout_results(facts: CardFacts) -> list[EvalResult]:
+    if facts.heldout is None:
+        return []
+    measured = {
+        "loss": facts.heldout.loss,
+        "perplexity": facts.heldout.perplexity,
+        "accuracy": facts.heldout.accuracy,
+    }
+    hub = [source.path for source in facts.config.text.sources if _is_hub_dataset(source)]
+    names = {source.source for source in facts.config.text.sources}
+    return [
+        EvalResult(
+            task_type="fill-mask",
+            dataset_type=str(hub[0]) if len(hub) == 1 == len(facts.config.text.sources) else "-".join(sorted(names)),
+            dataset_name="held-out part of the pretraining text",
+            metric_type=metric,
+            metric_value=value,
+            metric_name=f"masked-token {metric}",
+        )
+        for metric, value in measured.items()
+        if value is not None
+    ]
+
+
+def _task_results(task: TaskFacts, kind: str | None) -> list[EvalResult]:
+    result = task.result
+    if result is None or result.metric is None or result.pretrained is None or kind is None:
+        return []
+    hub = task.config and _is_hub_dataset(task.config)
+    return [
+        EvalResult(
+            task_type=kind,
+            dataset_type=str(task.config.path) if hub and task.config else task.name,
+            dataset_name=task.name,
+            dataset_config=task.config.config_name if hub and task.config else None,
+            metric_type=result.metric,
+            metric_value=result.pretrained,
+            metric_name=f"{'validation' if result.test_is_validation else 'test'} {result.metric}"
+            + (f", mean of {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""),
+        )
+    ]

@@ -1,0 +1,207 @@
+"""The labelled data of a task: from files, the Hub or the installed documentation, as train, validation and test.
+
+Every choice (which examples are held out for validation, which remain under `max_train_samples`) follows a hash of
+the text, so that it is the same in every run and on every machine, and duplicates stay on one side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from datasets import Dataset, load_dataset
+
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.tasks.readers import Example, RowKind, make_example, read_examples
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Labelled data as its source has it."""
+
+    train: list[Example]
+    validation: list[Example] | None
+    test: list[Example] | None
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """What a task trains on, chooses by, and is scored on."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    test_is_validation: bool
+    """There is no test set: the scores are those on validation."""
+
+
+def read_splits(task: TaskConfig, kind: RowKind, held_out_fraction: float = 0.0) -> Splits:
+    """Read all labelled data of a task.
+
+    Args:
+        kind: what an example of this task is.
+        held_out_fraction: installed_docs: share of the documents that pretraining doesn't see.
+
+    Raises:
+        UserError: with the place, for whatever is missing or malformed.
+    """
+    source = task.source or ("hub" if task.path else "files" if task.train else None)
+    if source == "files":
+        return _from_files(task, kind)
+    if source == "hub":
+        return _from_hub(task, kind)
+    if source == "installed_docs":
+        # Reading the installed packages is nothing that the other sources need.
+        from mlm_pretrain.tasks.installed_docs import load_examples
+
+        rows = load_examples("classification" if kind == "text" else "ner", held_out_fraction)
+        splits = {
+            name: [
+                {**row, "place": f"installed_docs, {name} example {number}"} for number, row in enumerate(rows[name])
+            ]
+            for name in ("train", "validation", "test")
+        }
+        return Splits(**splits)
+    raise UserError(f"task '{task.name}': no data; give train (a file), path (a Hub dataset) or source: installed_docs")
+
+
+def complete(splits: Splits, task: TaskConfig) -> LabelledData:
+    """Carve validation out of train where it is missing, score on validation where test is missing, and limit all.
+
+    Raises:
+        UserError: too little data to hold any out.
+    """
+    train, validation = splits.train, splits.validation
+    if validation is None:
+        train, validation = _hold_out(train, task)
+    data = LabelledData(
+        train=_first(train, task.max_train_samples),
+        validation=_first(validation, task.max_eval_samples),
+        test=_first(validation if splits.test is None else splits.test, task.max_eval_samples),
+        test_is_validation=splits.test is None,
+    )
+    for name in ("train", "validation", "test"):
+        if not getattr(data, name):
+            raise UserError(f"task '{task.name}': the {name} set is empty")
+    return data
+
+
+def _from_files(task: TaskConfig, kind: RowKind) -> Splits:
+    if task.train is None:
+        raise UserError(f"task '{task.name}': train names no file; fine-tuning needs labelled examples")
+    return Splits(
+        train=read_examples(task.train, kind, task),
+        validation=read_examples(task.validation, kind, task) if task.validation else None,
+        test=read_examples(task.test, kind, task) if task.test else None,
+    )
+
+
+def _from_hub(task: TaskConfig, kind: RowKind) -> Splits:
+    """The splits that the config names, or those called train, validation and test where they exist."""
+    if task.path is None:
+        raise UserError(f"task '{task.name}': source hub needs path, a dataset repository or folder")
+    found = _load_dataset(task)
+    train = _hub_rows(task, kind, found, task.train or "train")
+    parts: dict[str, list[Example] | None] = {}
+    for name, given in (("validation", task.validation), ("test", task.test)):
+        if given is not None:
+            parts[name] = _hub_rows(task, kind, found, given)
+        else:
+            # Public benchmarks often hide the labels of their test split (-1): as good as no test split.
+            absent = name not in found or _is_unlabelled(found[name], task, kind)
+            parts[name] = None if absent else _hub_rows(task, kind, found, name)
+    return Splits(train, parts["validation"], parts["test"])
+
+
+def _load_dataset(task: TaskConfig, split: str | None = None) -> Any:
+    try:
+        return load_dataset(task.path, name=task.config_name, revision=task.revision, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        named = task.path if split is None else f"{task.path}, split '{split}'"
+        raise UserError(f"task '{task.name}': can't load the dataset {named}: {error}") from None
+
+
+def _hub_rows(task: TaskConfig, kind: RowKind, found: Any, split: str) -> list[Example]:
+    if split in found:
+        dataset = found[split]
+    elif "[" in split or "+" in split:  # the slices and sums of `load_dataset`
+        dataset = _load_dataset(task, split)
+    else:
+        raise UserError(f"task '{task.name}': {task.path} has no split '{split}'{nearest(split, found)}")
+    place = f"{task.path}[{split}]"
+    column = task.label_column if kind == "text" else task.tags_column
+    names = _class_names(dataset, column)
+    examples = []
+    for number, row in enumerate(dataset):
+        if names is not None:
+            row[column] = _named(row[column], names, f"{place}, row {number}")
+        examples.append(make_example(row, kind, task, f"{place}, row {number}"))
+    return examples
+
+
+def _class_names(dataset: Dataset, column: str) -> list[str] | None:
+    """The names behind the integers of a `ClassLabel` column, or of a column of lists of them."""
+    feature = dataset.features.get(column)
+    feature = getattr(feature, "feature", feature)
+    return feature.names if isinstance(feature, datasets.ClassLabel) else None
+
+
+def _named(value: Any, names: list[str], place: str) -> Any:
+    if isinstance(value, list):
+        return [_named(item, names, place) for item in value]
+    if value is None or not 0 <= value < len(names):
+        raise UserError(f"{place}: the label is {value}, which stands for no class; name a labelled split")
+    return names[value]
+
+
+def _is_unlabelled(dataset: Dataset, task: TaskConfig, kind: RowKind) -> bool:
+    return (
+        kind == "text"
+        and _class_names(dataset, task.label_column) is not None
+        and all(label in (-1, None) for label in dataset[task.label_column])
+    )
+
+
+def text_of(example: Example) -> str:
+    return example["text"] if "text" in example else " ".join(example["tokens"])
+
+
+def _digest(example: Example) -> bytes:
+    return hashlib.blake2b(text_of(example).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _hold_out(examples: list[Example], task: TaskConfig) -> tuple[list[Example], list[Example]]:
+    """Split by the hash of the text, the lowest hashes to validation; equal texts go together."""
+    digests = sorted({_digest(example) for example in examples})
+    if len(digests) < 2:
+        raise UserError(
+            f"task '{task.name}': {len(digests)} distinct example, so none can be held out for validation; "
+            "give more, or a validation file"
+        )
+    held_out = set(digests[: min(max(round(task.validation_fraction * len(digests)), 1), len(digests) - 1)])
+    return (
+        [example for example in examples if _digest(example) not in held_out],
+        [example for example in examples if _digest(example) in held_out],
+    )
+
+
+def _first(examples: list[Example], limit: int | None) -> list[Example]:
+    """At most `limit` examples, in the order of their hashes; classes keep their shares.
+
+    The examples of a class with n examples stand at (i + ½)/n of the order, so that every beginning of it has about
+    the class shares of the whole.
+    """
+    if limit is None or len(examples) <= limit:
+        return examples
+    by_class: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
+    for number, example in enumerate(examples):
+        by_class[example.get("label", "")].append((_digest(example), number))
+    order = []
+    for members in by_class.values():
+        for rank, (digest, number) in enumerate(sorted(members)):
+            order.append(((rank + 0.5) / len(members), digest, number))
+    return [examples[number] for _, _, number in sorted(order)[:limit]]

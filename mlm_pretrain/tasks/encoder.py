@@ -1,0 +1,162 @@
+"""Loading any transformers encoder under a task head: the checks, the float32 weights, the quiet console."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from mlm_pretrain.errors import UserError
+
+_POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+"""Architectures whose first position is `pad_token_id + 1`, so that as many fewer tokens fit."""
+
+
+def load_config(path: str | Path, labels: Sequence[str] | None = None) -> PretrainedConfig:
+    """The config of a checkpoint, with the label names of a task where given.
+
+    Raises:
+        UserError: there is no transformers checkpoint.
+    """
+    names: dict[str, Any] = {}
+    if labels is not None:
+        names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(path, trust_remote_code=False, **names)
+    except (OSError, ValueError) as error:
+        raise _no_checkpoint(path, error) from None
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """
+    Raises:
+        UserError: there is no tokenizer, or it can't pad.
+    """
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no tokenizer that transformers can load ({_first_line(error)})") from None
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{path}: the tokenizer has no padding token; an encoder's tokenizer is needed")
+    return tokenizer
+
+
+def load_model(auto_class: Any, path: str | Path, config: PretrainedConfig) -> PreTrainedModel:
+    """A checkpoint's weights under the head of `auto_class`, in float32; what the checkpoint lacks is drawn anew.
+
+    Raises:
+        UserError: no weights in safetensors, a damaged file, or none of the weights belongs to this architecture.
+    """
+    try:
+        with quiet():
+            model, report = auto_class.from_pretrained(
+                path,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                # A checkpoint that already has a head for other labels gets a new one.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError) as error:
+        raise _no_checkpoint(path, error) from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged weights ({_first_line(error)}); fetch or write them again") from None
+    # Checkpoints of a bare encoder have no prefix, so count by what the model still lacks.
+    inner = {f"{model.base_model_prefix}.{name}" for name, _ in model.base_model.named_parameters()}
+    lacking = {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])} & inner
+    if len(lacking) == len(inner):
+        raise UserError(
+            f"{path}: none of its weights belongs to a {type(model).__name__}; is this a {config.model_type} encoder?"
+        )
+    torn = sorted(name for name in lacking if "pooler" not in name)
+    if torn:
+        raise UserError(f"{path}: {len(torn)} of the encoder's weights are missing, {torn[0]} the first")
+    return model
+
+
+def new_model(auto_class: Any, config: PretrainedConfig) -> PreTrainedModel:
+    """The same architecture with random weights, in float32."""
+    with quiet():
+        return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+def window_length(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, stride: int = 0
+) -> int:
+    """Tokens per window, special tokens included: `max_length`, or what the encoder can take, 512 at most.
+
+    Raises:
+        UserError: `max_length` is more than the encoder can take, or leaves no room for `stride` and new tokens.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and positions > 0 and config.model_type in _POSITIONS_AFTER_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit and limit > 0]
+    limit = min(limits) if limits else 512
+    length = min(limit, 512) if max_length is None else max_length
+    if length > limit:
+        raise UserError(f"max_length: {length} tokens are more than the {limit} that the encoder takes")
+    room = length - tokenizer.num_special_tokens_to_add()
+    if room <= stride:
+        raise UserError(f"stride: {stride} leaves no room for new tokens in windows of max_length {length}")
+    return length
+
+
+def check_vocabulary(path: str | Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Raises:
+        UserError: the tokenizer has ids that the encoder doesn't know.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}; "
+            "they don't belong together"
+        )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' bars and its reports of newly drawn heads off the console: they are wanted here."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _no_checkpoint(path: str | Path, error: Exception) -> UserError:
+    if Path(path).is_dir():
+        return UserError(f"{path}: no transformers checkpoint there ({_first_line(error)})")
+    return UserError(f"{path}: neither a folder with a checkpoint nor a Hub repository within reach")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,262 @@
+"""Two labelled sets from the documentation of the installed packages, labelled by those who wrote it.
+
+*library*: which package a documentation string comes from. The names of all the packages, and what they are usually
+imported as, are taken out of every text, so that neither their presence nor their absence tells the label.
+
+*API entities*: the spans that authors marked with Sphinx roles, as in ``:class:`~torch.Tensor` ``. The markup is
+taken away, so that what a name is has to be read off the name and the sentence around it.
+
+Test examples come from held-out documents only, and train and validation examples from the others only.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+import pyarrow.parquet as pq
+
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.text.installed_docs import extract
+from mlm_pretrain.text.mixture import is_held_out
+
+MAX_EXAMPLES = {"train": 8000, "validation": 1000, "test": 1000}
+VALIDATION_SHARE = 0.1
+"""Of the documents that are not held out."""
+
+LIBRARIES = {
+    "torch": r"\w*torch\w*",
+    "transformers": r"transformers|\w*hugging_?face\w*",
+    "sympy": r"\w*sympy\w*",
+    "stdlib": r"\w*python\w*",
+    "scipy": r"\w*scipy\w*",
+    "pandas": r"\w*pandas\w*",
+    "sklearn": r"\w*sklearn\w*|\w*scikit_?learn\w*|scikits?",
+    "networkx": r"\w*networkx\w*",
+}
+"""The best documented packages of those that this package needs (by number of documents), and their names."""
+MIN_CHARACTERS, MAX_CHARACTERS = 80, 600
+
+ENTITIES = ("CLASS", "FUNC", "METH", "ATTR", "MOD", "EXC")
+MIN_TOKENS, MAX_TOKENS = 5, 80
+
+Splits = dict[str, list[dict[str, Any]]]
+
+
+class _Document(NamedTuple):
+    text: str
+    package: str
+    split: str
+
+
+def load_examples(task: Literal["classification", "ner"], held_out_fraction: float) -> Splits:
+    """The labelled set for a kind of task.
+
+    Args:
+        task: `classification` for the library set, `ner` for the API entities.
+        held_out_fraction: share of the documents that pretraining holds out (`text.validation_fraction`).
+
+    Returns:
+        `train`, `validation` and `test`, each in a fixed random order, so that the first k are a fair sample.
+        classification: `{"text": str, "label": str}`, where the labels take turns and are equally frequent.
+        ner: `{"tokens": list[str], "tags": list[str]}`, tags in IOB2 (`B-CLASS`, `I-CLASS`, …, `O`).
+
+    Raises:
+        UserError: too few documents are held out, or too few packages are installed.
+    """
+    examples = (
+        _library(_documents(held_out_fraction)) if task == "classification" else _api(_documents(held_out_fraction))
+    )
+    for split, rows in examples.items():
+        if not rows:
+            raise UserError(
+                f"tasks: source 'installed_docs' has no {split} examples for {task} at text.validation_fraction: "
+                f"{held_out_fraction}; 0.05 gives several hundred"
+            )
+    return examples
+
+
+def _documents(held_out_fraction: float) -> list[_Document]:
+    """All documents in the order of a hash, each in its split."""
+    table = pq.read_table(extract(), columns=["text", "package"])
+    rows = zip(table["text"].to_pylist(), table["package"].to_pylist(), strict=True)
+    ordered = sorted((_hash(text), text, package) for text, package in rows)
+    return [_Document(text, package, _split(text, held_out_fraction)) for _, text, package in ordered]
+
+
+def _split(text: str, held_out_fraction: float) -> str:
+    if is_held_out(text, held_out_fraction):
+        return "test"
+    return "validation" if _hash("validation" + text) < VALIDATION_SHARE else "train"
+
+
+def _hash(text: str) -> float:
+    """A number in [0, 1), independent of the one that decides what is held out."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"tasks").digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+# -- library -----------------------------------------------------------------------------------------------------
+
+_NAME = re.compile("|".join([*LIBRARIES.values(), r"\w*numpy\w*"]), re.IGNORECASE)
+_IMPORT_LINE = re.compile(r"^[^\n]*\b(?:from\s+[\w.]+\s+import|import\s+[\w.]+)\b[^\n]*\n?", re.MULTILINE)
+_URL = re.compile(r"""\b(?:https?|ftp)://[^\s"'`<>)]+""")
+_PHRASE = re.compile(r"scikits?[- ]learn|hugging face|🤗", re.IGNORECASE)
+_PATH = re.compile(r"[~!]?\.?\w+(?:\.\w+)*")
+_ALIASES = {"np", "pd", "plt", "sp", "nx", "tf", "nn", "F", "sk", "sm"}
+
+
+def anonymise(text: str) -> str:
+    """Take the names of all `LIBRARIES` out of a text: in prose, dotted paths, import lines, aliases and addresses.
+
+    Of a dotted path the last part stays (`torch.nn.Linear`: `Linear`).
+    """
+    for pattern in (_IMPORT_LINE, _URL, _PHRASE):
+        text = pattern.sub("", text)
+    return re.sub(r"(?<=\S) {2,}", " ", _PATH.sub(_without_names, text))
+
+
+def _without_names(path: re.Match[str]) -> str:
+    parts = path[0].lstrip("~!.").split(".")
+    if any(map(_is_name, parts)) or (parts[0] in _ALIASES and len(parts) > 1):
+        return parts[-1] if len(parts) > 1 and not _is_name(parts[-1]) else ""
+    return path[0]
+
+
+@functools.cache
+def _is_name(word: str) -> bool:
+    return _NAME.fullmatch(word) is not None
+
+
+def _library(documents: list[_Document]) -> Splits:
+    """Equally many examples of each package; of texts that begin alike only one, and rather in test than in train."""
+    splits: Splits = {"train": [], "validation": [], "test": []}
+    installed = {document.package for document in documents} & set(LIBRARIES)
+    if len(installed) < 2:
+        raise UserError(f"tasks: the library set needs two of the packages {', '.join(LIBRARIES)}; install more")
+    seen: set[str] = set()
+    for split in ("test", "validation", "train"):
+        limit = MAX_EXAMPLES[split] // len(installed)
+        texts: dict[str, list[str]] = {package: [] for package in LIBRARIES if package in installed}
+        for document in documents:
+            group = texts.get(document.package)
+            if document.split != split or group is None or len(group) == limit:
+                continue
+            text = _excerpt(document.text)
+            beginning = re.sub(r"[\W\d]+", "", text[:MIN_CHARACTERS]).lower()
+            if len(text) >= MIN_CHARACTERS and beginning not in seen:
+                seen.add(beginning)
+                group.append(text)
+        splits[split] = _take_turns(texts)
+    return splits
+
+
+def _excerpt(text: str) -> str:
+    """The anonymised beginning of a document: up to 600 characters, cut at a line's end."""
+    plain = anonymise(text[: 4 * MAX_CHARACTERS]).strip()
+    return plain if len(plain) <= MAX_CHARACTERS else plain[: MAX_CHARACTERS + 1].rpartition("\n")[0].rstrip()
+
+
+def _take_turns(texts: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """The labels in turn, until the one with the fewest texts runs out."""
+    rounds = zip(*([{"text": text, "label": label} for text in group] for label, group in texts.items()), strict=False)
+    return list(chain.from_iterable(rounds))
+
+
+# -- API entities ------------------------------------------------------------------------------------------------
+
+_ROLE = re.compile(r":(?:(?:py|c|cpp|rst|js|std):)?([a-z]+):`([^`]+)`")
+_STRAY = re.compile(rf":(?:{'|'.join(ENTITIES)}):", re.IGNORECASE)
+_A_NAME = re.compile(r"[\w.]+(?: [\w.]+){0,3}")
+"""A dotted name, or a title of a few words."""
+_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}")
+_TOKEN = re.compile(r"\w+(?:[.'’]\w+)*|([^\w\s])\1*")
+
+
+def _api(documents: list[_Document]) -> Splits:
+    splits: Splits = {"train": [], "validation": [], "test": []}
+    seen: set[tuple[str, ...]] = set()
+    for split in ("test", "validation", "train"):
+        pieces = (piece for document in documents if document.split == split for piece in _pieces(document.text))
+        for tokens, tags in pieces:
+            if tuple(tokens) not in seen:
+                seen.add(tuple(tokens))
+                splits[split].append({"tokens": tokens, "tags": tags})
+        splits[split] = sorted(splits[split], key=lambda row: _hash(" ".join(row["tokens"])))[: MAX_EXAMPLES[split]]
+    return splits
+
+
+def _pieces(text: str) -> Iterator[tuple[list[str], list[str]]]:
+    """The paragraphs that name an entity, as tokens and tags; long ones are cut at line ends."""
+    for paragraph in re.split(r"\n\s*\n", text):
+        roles = list(_ROLE.finditer(paragraph))
+        shown = [_shown(role[2]) for role in roles if role[1].upper() in ENTITIES]
+        # Sessions at the prompt are no sentences; a role with something else than a name, or one whose markup is
+        # broken, would leave markup in the text.
+        if not shown or ">>>" in paragraph or not all(map(_A_NAME.fullmatch, shown)):
+            continue
+        if _STRAY.search(_ROLE.sub("", paragraph)):
+            continue
+        tokens: list[str] = []
+        tags: list[str] = []
+        for line_tokens, line_tags in _lines(paragraph):
+            if tokens and len(tokens) + len(line_tokens) > MAX_TOKENS:
+                if _is_example(tokens, tags):
+                    yield tokens, tags
+                tokens, tags = [], []
+            tokens, tags = tokens + line_tokens, tags + line_tags
+        if _is_example(tokens, tags):
+            yield tokens, tags
+
+
+def _is_example(tokens: list[str], tags: list[str]) -> bool:
+    words = sum(token[0].isalnum() for token in tokens)
+    return MIN_TOKENS <= len(tokens) <= MAX_TOKENS and 2 * words > len(tokens) and any(tag != "O" for tag in tags)
+
+
+def _lines(paragraph: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Tokens and tags of each line, the markup taken away. A role is on the line where it begins."""
+    tokens: list[str] = []
+    tags: list[str] = []
+    for text, entity in _spans(paragraph):
+        for number, line in enumerate(text.split("\n")):
+            if number:
+                yield tokens, tags
+                tokens, tags = [], []
+            words = [token[0] for token in _TOKEN.finditer(line)]
+            tokens += words
+            tags += (
+                [f"{'I' if place else 'B'}-{entity}" for place in range(len(words))] if entity else ["O"] * len(words)
+            )
+    yield tokens, tags
+
+
+def _spans(paragraph: str) -> Iterator[tuple[str, str | None]]:
+    """A paragraph as Sphinx would show it, in parts: (text, type of entity or None)."""
+    place = 0
+    for role in _ROLE.finditer(paragraph):
+        yield _plain(paragraph[place : role.start()]), None
+        kind = role[1].upper()
+        yield _shown(role[2]), kind if kind in ENTITIES else None
+        place = role.end()
+    yield _plain(paragraph[place:]), None
+
+
+def _shown(target: str) -> str:
+    """What Sphinx shows of a role: the title in `title <target>`, the last part of `~a.b.c`."""
+    text = " ".join(target.split())
+    titled = re.fullmatch(r"(.+?) ?<[^<>]+>", text)
+    if titled:
+        text = titled[1]
+    elif text.startswith("~"):
+        text = text.rpartition(".")[2]
+    return _plain(text.lstrip("~!."))
+
+
+def _plain(text: str) -> str:
+    """Without markup; call brackets go everywhere, since roles have them or not at their authors' whim."""
+    return re.sub(r"[`\\]|\(\)", "", _LINK.sub(r"\1", text))

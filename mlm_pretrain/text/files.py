@@ -1,0 +1,153 @@
+"""Which local files a source stands for, whether they can be read, and what identifies them."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.text import readers
+
+WHOLE = 64_000_000
+PART = 4_000_000
+
+
+def find_files(path: str | Sequence[str] | None) -> list[str]:
+    """The files that a file, a directory (searched whole), a glob pattern or a list of them stand for.
+
+    Returns:
+        Paths, each once; sorted within what one pattern or directory stands for. Of a directory only files with a
+        known suffix, and none that are hidden.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if not path:
+        raise UserError("text.sources.path: source 'files' needs a path: a file, a directory or a glob pattern")
+    found: dict[str, None] = {}
+    for pattern in [path] if isinstance(path, str) else path:
+        found |= dict.fromkeys(_find(str(Path(pattern).expanduser())))
+    return list(found)
+
+
+def _find(pattern: str) -> list[str]:
+    if Path(pattern).is_file():
+        return [pattern]
+    if not Path(pattern).is_dir():
+        matches = sorted(match for match in glob.glob(pattern, recursive=True) if Path(match).is_file())  # noqa: PTH207
+        if not matches:
+            what = "no file matches this pattern" if glob.has_magic(pattern) else "no such file or directory"
+            raise UserError(f"{pattern}: {what} (text.sources.path)")
+        return matches
+    inside = []
+    for folder, folders, names in os.walk(pattern):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside += [str(Path(folder, name)) for name in names if not name.startswith(".")]
+    known = sorted(file for file in inside if readers.suffix_of(file) in readers.FORMATS)
+    if not known:
+        what = f"none of the {len(inside)} files in it is" if inside else "the directory is empty; expected"
+        raise UserError(
+            f"{pattern}: {what} {', '.join(readers.FORMATS)} (or these with {', '.join(readers.COMPRESSIONS)})"
+        )
+    return known
+
+
+def check_files(files: Iterable[str], text_column: str, encoding: str) -> None:
+    """Look into files before a run depends on them.
+
+    Raises:
+        UserError: the encoding is unknown, a file can't be read or lacks the text column, or all are empty.
+    """
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise UserError(f"text.sources.encoding: Python knows no encoding '{encoding}'; try utf-8") from None
+    filled = False
+    names = list(files)
+    for file in names:
+        form = readers.format_of(file)
+        # Plain text has no columns: one file with something in it is enough.
+        if form != "text" or not filled:
+            with readers.errors_of(file):
+                filled |= _check(file, form, text_column, encoding)
+    if not filled:
+        raise UserError(f"{names[0]}{' and all other files' if len(names) > 1 else ''}: there is no text in it")
+
+
+def _check(file: str, form: str, text_column: str, encoding: str) -> bool:
+    """Whether there is any row in the file."""
+    if form == "parquet":
+        parquet = readers.open_parquet(file)
+        readers.check_column(file, text_column, parquet.schema_arrow.names)
+        kind = parquet.schema_arrow.field(text_column).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+            raise UserError(f"{file}: column '{text_column}' holds {kind}, not text (text.sources.text_column)")
+        return bool(parquet.metadata.num_rows)
+    with readers.open_text(file, encoding, newline="" if form in {"csv", "tsv"} else None) as handle:
+        if form in {"csv", "tsv"}:
+            rows = readers.csv_rows(handle, form)
+            header = next(rows, None)
+            if header is not None:
+                readers.check_column(file, text_column, header)
+            return next(rows, None) is not None
+        lines = (line for line in handle if line.strip())
+        if form == "text":
+            return next(lines, None) is not None
+        return _check_json(file, text_column, lines)
+
+
+def _check_json(file: str, text_column: str, lines: Iterator[str]) -> bool:
+    empty = True
+    for line, _ in zip(lines, range(100), strict=False):
+        empty = False
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if line.strip() in "[{":
+                raise UserError(f"{file}: not JSON lines; write one object per line") from None
+            continue
+        if isinstance(row, list):
+            raise UserError(f"{file}: a JSON array, not JSON lines; write one object per line")
+        if isinstance(row, dict):
+            readers.check_column(file, text_column, row)
+            break
+    return not empty
+
+
+def fingerprint_files(files: Sequence[str]) -> list[dict[str, Any]]:
+    """Name (relative to the folder that all have in common), size in bytes and digest of each file.
+
+    The digest is SHA-256 of the whole file below 64 MB, and of the size and the first, the middle and the last
+    4 MB of a larger one.
+    """
+    common = os.path.commonpath([Path(file).absolute().parent for file in files])
+    return [
+        {
+            "name": Path(file).absolute().relative_to(common).as_posix(),
+            "size": Path(file).stat().st_size,
+            "sha256": _digest(file),
+        }
+        for file in files
+    ]
+
+
+def _digest(file: str) -> str:
+    with readers.errors_of(file), Path(file).open("rb") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(0)
+        if size < WHOLE:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+        digest = hashlib.sha256(str(size).encode())
+        for start in (0, (size - PART) // 2, size - PART):
+            handle.seek(start)
+            digest.update(handle.read(PART))
+        return digest.hexdigest()
