@@ -12,6 +12,9 @@ from pydantic import BaseModel, ValidationError
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError, nearest
 
+# Of these keys of a section one at most is given: an override of one replaces the others.
+EXCLUSIVE = {"budget": [("steps", "tokens", "minutes")], "model": [("preset", "model_type", "path")]}
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, or the config of a run directory, and apply dotted overrides.
@@ -86,8 +89,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if isinstance(node, list):
         node[_list_index(node, last, override)] = value
         return
-    if parents[-1:] == ["budget"]:
-        node.clear()  # a budget has exactly one measure: naming one replaces the other
+    for alternatives in EXCLUSIVE.get(parents[-1] if parents else "", ()):
+        if last in alternatives:
+            for other in alternatives:
+                node.pop(other, None)
     node[last] = value
 
 

@@ -29,3 +29,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; allowed: {', '.join(choices)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, as one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.errors import UserError, first_line
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.run import RunDirectory
@@ -56,8 +55,8 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = load_tokenizer(str(folder))
     try:
         model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder}: can't be loaded: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a foreign or damaged checkpoint raises many classes
+        raise UserError(f"{folder}: can't be loaded: {first_line(error)}") from None
     return model, tokenizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.resources
 import logging
 from typing import Any
@@ -18,8 +19,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from mlm_pretrain import telemetry
 from mlm_pretrain.config import ModelConfig
-from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.errors import UserError, first_line, nearest
 
 # Learned positions of these models begin behind the padding index.
 POSITIONS_FROM_TWO = ("roberta", "xlm-roberta", "camembert", "longformer", "xlm-roberta-xl", "data2vec-text")
@@ -78,8 +80,12 @@ def make_model_config(
     defaults = AutoConfig.for_model(model_type)
     known_keys = set(defaults.to_dict()) | {"global_attn_every_n_layers"}
     for key in given:
-        if key not in known_keys:
+        if key in known_keys:
+            continue
+        if difflib.get_close_matches(key, known_keys, cutoff=0.8):
             raise UserError(f"model.config.{key}: {model_type} has no such key{nearest(key, known_keys)}")
+        # Some architectures read keys that their config doesn't declare (DeBERTa-v2's position_buckets).
+        telemetry.warn(f"model.config.{key}: not a declared key of {model_type}; handed on as it is")
     positions = sequence_length + (2 if model_type in POSITIONS_FROM_TWO else 0)
     if "max_position_embeddings" in known_keys:
         asked = settings.config.get("max_position_embeddings", given.get("max_position_embeddings"))
@@ -103,7 +109,7 @@ def make_model_config(
     try:
         return AutoConfig.for_model(model_type, **{**given, "vocab_size": len(tokenizer), **attention})
     except Exception as error:  # transformers validates configs with errors of several classes
-        raise UserError(f"model.config: {model_type}: {_first_line(error)}") from None
+        raise UserError(f"model.config: {model_type}: {first_line(error)}") from None
 
 
 def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> PreTrainedModel:
@@ -123,7 +129,7 @@ def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_le
             **settings.config,
         )
     except Exception as error:  # a missing, foreign or damaged checkpoint raises many classes
-        raise UserError(f"{place}: can't be loaded: {_first_line(error)}") from None
+        raise UserError(f"{place}: can't be loaded: {first_line(error)}") from None
     finally:
         logging.getLogger("transformers").setLevel(level)
     encoder = [name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
@@ -144,7 +150,8 @@ def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: 
         own = AutoTokenizer.from_pretrained(settings.path, revision=settings.revision)
     except Exception:  # a checkpoint without a tokenizer can only be compared by size
         own = None
-    if own is not None:
+    # Where a folder has no tokenizer, transformers may make one of special tokens alone.
+    if own is not None and len(own) > len(own.all_special_ids):
         ours = tokenizer.get_vocab()
         differing = [token for token, id_ in own.get_vocab().items() if ours.get(token) != id_]
         if differing:
@@ -158,7 +165,3 @@ def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: 
         )
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

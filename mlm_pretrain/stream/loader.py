@@ -191,6 +191,8 @@ def global_batches(
         prefetch_factor=4 if num_workers else None,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if num_workers else None,
+        # A loader draws a seed for its workers: not from the generator that dropout draws from.
+        generator=torch.Generator(),
     )
     for item in loader:
         if "error" in item:

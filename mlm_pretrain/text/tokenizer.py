@@ -68,7 +68,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrained
 
     `[PAD]=0, [UNK]=1, [CLS]=2, [SEP]=3, [MASK]=4`; one text becomes `[CLS] A [SEP]`, two `[CLS] A [SEP] B [SEP]`
     with token types 0 and 1. `model_max_length` is left to the caller. Warns where the text supports fewer tokens
-    than `config.vocab_size`.
+    than `config.vocab_size`. The same texts give the same tokenizer, except that the Unigram trainer breaks ties at
+    random.
 
     Raises:
         UserError: there is no text.
@@ -106,12 +107,11 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:  # the Rust side raises bare Exceptions for damaged files
         reason = str(error).strip().split("\n")[0]
-        where = (
-            "is damaged or no tokenizer"
-            if Path(path).is_dir()
-            else "is neither a folder nor a reachable Hub repository"
-        )
-        raise UserError(f"{path}: {where} ({reason}); check the path, the network or `hf auth login`") from None
+        if Path(path).is_dir():
+            what = f"no tokenizer loads from this folder ({reason}); it needs a whole tokenizer.json"
+        else:
+            what = f"neither a folder nor a Hub repository in reach ({reason}); check the name and the network"
+        raise UserError(f"{path}: {what}") from None
     if not tokenizer.is_fast:
         raise UserError(f"{path}: not a fast tokenizer; convert it to a tokenizer.json, or train one here")
     for name, substitute in (("cls_token", "bos_token"), ("sep_token", "eos_token")):
@@ -226,7 +226,7 @@ def _train_unigram(config: TokenizerConfig, texts: Iterator[str]) -> Tokenizer:
     )
     backend.train_from_iterator(_batched(texts), trainer)
     pieces = json.loads(backend.to_str())["model"]["vocab"][len(SPECIAL_TOKENS) :]
-    # The trainer's threads sum in random order, and equally likely pieces come in random order.
+    # The trainer's threads sum in random order, and equally likely pieces come in random order: undone here.
     vocabulary = sorted(((piece, round(score, 6)) for piece, score in pieces), key=lambda pair: (-pair[1], pair[0]))
     unlikely = [(token, vocabulary[-1][1]) for token in (*SPECIAL_TOKENS, *BYTES)]
     backend.model = models.Unigram([*unlikely, *vocabulary], unk_id=1, byte_fallback=True)

@@ -87,7 +87,7 @@ class Pretraining:
         self.numerics, self.accelerator = self._settle_numerics(model, state)
         torch.manual_seed(config.run.seed)  # dropout, where a model has any
         if self.settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         self.model = model.to(self.accelerator.device).train()
         self.optimizer = make_optimizer(self.model, self.settings)
         if saved and state:
@@ -260,7 +260,7 @@ class Pretraining:
 
     def _settle_numerics(self, model: PreTrainedModel, state: dict[str, Any] | None) -> tuple[Numerics, Accelerator]:
         """The numeric choices of the run: those it was begun with, or new ones."""
-        logging: dict[str, Any] = {"log_with": self.settings.report_to, "project_dir": self.run.trackers}
+        logging: dict[str, Any] = {"log_with": self.settings.report_to or None, "project_dir": self.run.trackers}
         old = Numerics(**state["numerics"]) if state else None
         try:
             accelerator = make_accelerator(self.settings, old.precision if old else None, **logging)

@@ -149,10 +149,12 @@ def test_another_vocabulary_than_the_checkpoints_is_refused(
     from mlm_pretrain.text.tokenizer import train_tokenizer
 
     tiny("bert", tokenizer).save_pretrained(tmp_path)
-    other = train_tokenizer(TokenizerConfig(vocab_size=700), documents)
-    with pytest.raises(UserError, match="700 tokens"):
+    other = train_tokenizer(TokenizerConfig(vocab_size=650), documents)
+    assert len(other) > len(tokenizer)
+    with pytest.raises(UserError, match="650 tokens"):
         build_model(ModelConfig(path=str(tmp_path)), other, 40)
     tokenizer.save_pretrained(tmp_path)
+    other = train_tokenizer(TokenizerConfig(vocab_size=600, algorithm="wordpiece"), documents)
     with pytest.raises(UserError, match=r"not that of model\.path"):
         build_model(ModelConfig(path=str(tmp_path)), other, 40)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.hub_server import card_problems
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from mlm_pretrain.publish.card import render_encoder_card, render_task_card, wri
 from mlm_pretrain.publish.facts import CardFacts, FillMask, Prediction, public_records, read_facts
 from mlm_pretrain.publish.tables import code, number
 from mlm_pretrain.run import RunDirectory, read_json, write_json
+from tests.hub_server import card_problems
 
 
 def all_cards(facts: CardFacts, **publish: Any) -> list[ModelCard]:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.hub_server import TOKEN, HubServer, hub_server
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.publish.hub import push
 from mlm_pretrain.run import RunDirectory, read_json, write_json
+from tests.hub_server import TOKEN, HubServer, hub_server
 
 MODEL = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 RECORDS = {"training_config.yaml", "results.json", "metrics.jsonl", "tokenizer_report.json"}

@@ -19,7 +19,15 @@ from tests.conftest import tiny_config
 
 BERT = {
     "model_type": "bert",
-    "config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48},
+    "config": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        # Dropout draws differently for other micro-batches.
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    },
 }
 MODELS: dict[str, dict[str, Any]] = {"modernbert": {}, "bert": {"model": BERT}}
 
