@@ -162,10 +162,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["finetune", str(run.root)], "names no task"),
         (["finetune", str(run.root), "tasks=[{task: ner, name: a, train: x}]", "--task", "b"], "no task is named 'b'"),
         (["push", str(run.root), "--dry-run"], "hub_model_id"),
-        (["config", "show", str(tmp_path)], "config.yaml"),
     ):
-        if arguments[0] == "config":
-            path.unlink()
         status, printed = _run_cli(capsys, *arguments)
         lines = [line for line in printed.splitlines() if line.startswith("error: ")]
         assert status == 2, (arguments, printed)

@@ -44,6 +44,8 @@ class Segmenter:
         encoded = self._tokenizer(
             [text for text, _ in documents],
             add_special_tokens=False,
+            # A "[MASK]" that stands in the text is text.
+            split_special_tokens=True,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.run import write_folder
 
 # Importing an adapter's module registers it.
 from mlm_pretrain.tasks import classification, ner  # noqa: F401
@@ -176,7 +176,7 @@ def _train(
     description: str,
 ) -> None:
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
     prepared.train()
     size = settings.per_device_train_batch_size
@@ -226,24 +226,16 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path
     Raises:
         UserError: the folder can't be written.
     """
-    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    try:
-        beside.mkdir(parents=True)
+
+    def fill(folder: Path) -> None:
         with quiet():
-            model.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
-        for file in beside.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        if out.exists():
-            out.rename(old)
-        beside.rename(out)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    try:
+        write_folder(out, fill)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{out}: can't write the model: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _over_seeds(name: str, runs: Sequence[_Run], metric: str) -> Figures:

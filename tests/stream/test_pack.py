@@ -47,6 +47,12 @@ def test_long_documents_are_cut_and_not_truncated(tokenizer: PreTrainedTokenizer
     assert cut[-1].source == 1
 
 
+def test_special_tokens_that_stand_in_the_text_are_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    (segment,) = Segmenter(tokenizer, LENGTH)([("a [MASK] [SEP]", 0)])
+    assert not set(segment.ids[1:-1]) & set(tokenizer.all_special_ids)
+    assert tokenizer.decode(segment.ids[1:-1]).strip() == "a [MASK] [SEP]"
+
+
 def test_rows_as_arrays() -> None:
     rows = collate([[Segment([5, 6, 7], 0), Segment([8, 9], 1)], [Segment([4], 1)]], 6, 0, first_index=10, step=3)
     assert rows.input_ids.tolist() == [[5, 6, 7, 8, 9, 0], [4, 0, 0, 0, 0, 0]]

@@ -12,8 +12,10 @@ from accelerate import Accelerator
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config, OptimizerSection
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.training.checkpoint import read_state, restore_optimizer, save_checkpoint
 from mlm_pretrain.training.loop import Pretraining
 from mlm_pretrain.training.loss import backward_global_batch
+from mlm_pretrain.training.optim import OPTIMIZERS, make_optimizer, set_learning_rate
 from mlm_pretrain.training.schedule import SCHEDULES, learning_rate_at
 from tests.conftest import tiny_config
 
@@ -99,3 +101,32 @@ def test_a_warmup_in_steps_is_one_of_steps() -> None:
     assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
     assert rates[9] == pytest.approx(1.0)
     assert rates[55] == pytest.approx((1 - 0.555) / 0.9)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_an_optimizer_taken_up_from_a_checkpoint_goes_on_as_if_it_had_not_stopped(name: str, tmp_path: Path) -> None:
+    def model() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 6), torch.nn.LayerNorm(6))
+
+    def train(layers: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            set_learning_rate(optimizer, 0.1 / (step + 1))
+            layers(torch.tensor([step % 5, 2])).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    settings = OptimizerSection(optim=name)
+    whole, first = model(), model()
+    train(whole, make_optimizer(whole, settings), range(6))
+    optimizer = make_optimizer(first, settings)
+    train(first, optimizer, range(3))
+    state = {"any": "record"}
+    save_checkpoint(tmp_path / "step-3", lambda folder: None, optimizer, state, keep=1)
+    resumed = make_optimizer(first, settings)
+    restore_optimizer(tmp_path / "step-3", resumed, read_state(tmp_path / "step-3")["optimizer"])
+    train(first, resumed, range(3, 6))
+    for expected, got in zip(whole.parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert trained == {id(parameter) for parameter in first.parameters()}
