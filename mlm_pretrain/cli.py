@@ -174,7 +174,7 @@ def _add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, 
 
 
 def _takes_config(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("config", metavar="CONFIG", help="a YAML file, or a run directory")
+    sub.add_argument("config", metavar="CONFIG", help="a YAML file, a run directory, or `quickstart`")
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="dotted keys, as in training.max_grad_norm=0.5")
 
 

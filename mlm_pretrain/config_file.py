@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, or the config of a run directory, and apply dotted overrides.
 
     Args:
-        path: a YAML file, or a run directory (its `config.yaml` is read).
+        path: a YAML file, a run directory (its `config.yaml` is read), or the name of a config that comes with the
+            package (`quickstart`).
         overrides: `section.key=value` strings; values are YAML, list items are named by number
             (`tasks.0.learning_rate=1e-4`).
 
@@ -30,6 +32,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     file = Path(path)
     if file.is_dir():
         file = file / "config.yaml"
+    shipped = Path(str(importlib.resources.files("mlm_pretrain") / "configs" / f"{path}.yaml"))
+    if not file.exists() and shipped.is_file():
+        file = shipped
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
