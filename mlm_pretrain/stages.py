@@ -33,7 +33,7 @@ def train_tokenizer(config: Config, *, force: bool = False) -> Path:
     """
     run = _open(config)
     inputs = _text_inputs(config)
-    if not force and run.stands("tokenizer", inputs, run.tokenizer) and run.validation.exists():
+    if not force and _tokenizer_stands(run, inputs):
         return _skipped("tokenizer", run.tokenizer)
     from mlm_pretrain.text import tokenizer as tokenizers
     from mlm_pretrain.text.mixture import survey
@@ -73,8 +73,9 @@ def pretrain(config: Config, *, force: bool = False) -> Path:
     Raises:
         UserError: bad input, a checkpoint of another run, or a loss that is not finite.
     """
-    train_tokenizer(config)
     run = _open(config)
+    if not _tokenizer_stands(run, _text_inputs(config)):
+        train_tokenizer(config)
     inputs = _model_inputs(config)
     if not force and run.stands("pretrain", inputs, run.model):
         return _skipped("pretrain", run.model)
@@ -193,6 +194,10 @@ def _open(config: Config) -> RunDirectory:
 def _skipped(stage: str, output: Path) -> Path:
     telemetry.say(f"{stage}: stands ({output})")
     return output
+
+
+def _tokenizer_stands(run: RunDirectory, inputs: str) -> bool:
+    return run.stands("tokenizer", inputs, run.tokenizer) and run.validation.exists()
 
 
 def _text_inputs(config: Config) -> str:

@@ -32,7 +32,9 @@ def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
         UserError: there is no model yet, or no held-out text.
     """
     model, tokenizer = load_model(run.model)
-    accelerator = make_accelerator(config.training)
+    # The precision that the run was trained in, not another measurement.
+    trained = run.read_results().get("pretraining", {})
+    accelerator = make_accelerator(config.training, trained.get("precision"))
     packing = supports_packing(model)
     model = model.to(accelerator.device).eval()
     names = source_names(config.text)

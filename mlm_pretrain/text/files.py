@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import glob
 import hashlib
 import json
@@ -134,13 +135,15 @@ def fingerprint_files(files: Sequence[str]) -> list[dict[str, Any]]:
         {
             "name": Path(file).absolute().relative_to(common).as_posix(),
             "size": Path(file).stat().st_size,
-            "sha256": _digest(file),
+            "sha256": _digest(file, Path(file).stat().st_mtime_ns),
         }
         for file in files
     ]
 
 
-def _digest(file: str) -> str:
+@functools.lru_cache(maxsize=100_000)
+def _digest(file: str, modified: int) -> str:
+    """`modified` makes the answer one for this state of the file; several stages ask."""
     with readers.errors_of(file), Path(file).open("rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(0)

@@ -28,7 +28,7 @@ from mlm_pretrain.text.sources import fingerprint_source
 from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
 from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training import checkpoint as checkpoints
-from mlm_pretrain.training.device import choose_precision, describe_device, make_accelerator
+from mlm_pretrain.training.device import describe_device, make_accelerator
 from mlm_pretrain.training.loss import Batch, GlobalLoss, backward_global_batch, optimizer_step
 from mlm_pretrain.training.meter import Meter
 from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
@@ -270,7 +270,7 @@ class Pretraining:
             raise UserError("pretraining runs on one process for now; start it with --num_processes 1")
         device = accelerator.device
         new = Numerics(
-            precision=old.precision if old else choose_precision(self.settings, device),
+            precision=accelerator.mixed_precision,
             micro_batch=self.settings.per_device_train_batch_size or (old.micro_batch if old else self._rows(device)),
             packing=old.packing if old else supports_packing(model),
             attention=model.config._attn_implementation,

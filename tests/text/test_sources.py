@@ -90,6 +90,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path, m
     assert [entry["name"] for entry in here["files"]] == ["a.jsonl", "b.jsonl"]
     monkeypatch.setattr(files_module, "WHOLE", 100)
     monkeypatch.setattr(files_module, "PART", 20)
+    files_module._digest.cache_clear()
     in_parts = fingerprint_source(config(tmp_path / "here"))
     assert in_parts != here and in_parts == fingerprint_source(config(tmp_path / "there"))
     for name, texts in (("shorter", TEXTS[:-1]), ("changed", ["DOCUMENT" + TEXTS[0][8:], *TEXTS[1:]])):
@@ -104,7 +105,7 @@ def test_fingerprints_of_the_other_sources(tmp_path: Path) -> None:
     by_format = {"source": "hub", "path": "json", "data_files": str(tmp_path / "*.jsonl")}
     assert fingerprint_source(SourceConfig(**by_format))["files"] == folder["files"]  # type: ignore[arg-type]
     docs = fingerprint_source(SourceConfig(source="installed_docs"))
-    assert docs["python"] and [name for name, _ in docs["distributions"] if name == "numpy"] == ["numpy"]
+    assert docs["python"] and "numpy" in docs["distributions"] and "pytest" not in docs["distributions"]
     own = SourceConfig(source="my_source", options={"a": 1})
     assert fingerprint_source(own) == own.model_dump(mode="json")
 

@@ -87,13 +87,14 @@ def test_kill_minus_nine_loses_nothing(uninterrupted: tuple[str, list[float]], c
     config = ready(corpus, tmp_path, budget={"steps": 12})
     run = RunDirectory.of(config)
     command = [sys.executable, "-m", "mlm_pretrain", "pretrain", str(run.root)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(run.checkpoints.glob("step-*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not run.model.exists()
+    for step in (3, 9):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not run.checkpoint(step).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not run.model.exists()
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert weights(run) == expected
 
