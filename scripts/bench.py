@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
@@ -132,12 +133,15 @@ def _trainer(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             control.should_training_stop = time.perf_counter() - stopwatch.times[0] > seconds
 
+    # Accelerate remembers the precision of the system that ran before.
+    AcceleratorState._reset_state(reset_partial_state=True)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=size,
             max_steps=1_000_000,
             bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),
             logging_steps=50,
             save_strategy="no",
             report_to=[],
