@@ -186,6 +186,8 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
 
 
 def _open(config: Config) -> RunDirectory:
+    if telemetry.world_size() > 1:
+        raise UserError("one process for now: start it with accelerate launch --num_processes 1")
     run = RunDirectory.of(config)
     run.prepare(config)
     return run

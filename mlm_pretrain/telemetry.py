@@ -26,6 +26,11 @@ def is_rank_zero() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def world_size() -> int:
+    """How many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def say(line: str = "") -> None:
     """One line for the user, above any progress bar."""
     if is_rank_zero():

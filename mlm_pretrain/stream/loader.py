@@ -66,7 +66,7 @@ class RowStream:
         return rows, first
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """By source: epoch, documents and bytes read, drops by reason."""
+        """By source: epoch, documents and bytes taken, drops by reason."""
         return self._documents.counts()
 
     def state(self) -> State:
@@ -112,7 +112,7 @@ class GlobalBatch:
     state: str
     """The stream's state behind this batch, as JSON: resuming from it gives the next batch."""
     counts: dict[str, dict[str, Any]]
-    """By source: epoch, documents and bytes read, drops by reason."""
+    """By source: epoch, documents and bytes taken, drops by reason."""
 
 
 class _Batches(IterableDataset):

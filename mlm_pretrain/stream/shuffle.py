@@ -41,7 +41,7 @@ class SourceReader:
         }
         self._first_reader_state = self._begin["reader"]
         self._next = self._begin
-        self._taken = 0
+        self._taken = self._taken_bytes = 0
         self._rows = iter(self._dataset)
 
     def take(self) -> Document:
@@ -59,6 +59,7 @@ class SourceReader:
                 raise UserError(f"text.sources: '{self._source.source}' ({self._source.path}) has no text left")
         read = self._window[self._taken]
         self._taken += 1
+        self._taken_bytes += len(read.text.encode())
         return read
 
     @property
@@ -67,8 +68,13 @@ class SourceReader:
         return self._begin["epoch"]
 
     def counts(self) -> dict[str, Any]:
-        """Documents and bytes read so far (over all epochs, the window in hand included), drops by reason."""
-        return self._next["counts"]
+        """Documents and bytes taken so far, over all epochs; drops by reason, among the rows read so far."""
+        before = self._begin["counts"]
+        return {
+            "documents": before["documents"] + self._taken,
+            "bytes": before["bytes"] + self._taken_bytes,
+            "dropped": self._next["counts"]["dropped"],
+        }
 
     def state(self) -> State:
         return {"begin": self._begin, "taken": self._taken}
@@ -81,6 +87,7 @@ class SourceReader:
         else:
             self._window, self._begin, self._next = [], state["begin"], state["begin"]
         self._taken = state["taken"]
+        self._taken_bytes = sum(len(read.text.encode()) for read in self._window[: self._taken])
 
     def _read_window(self, begin: State) -> None:
         """Read the window that begins at `begin`, where the rows stand; sets what the next one begins at."""
@@ -99,7 +106,7 @@ class SourceReader:
                 break
         order = np.random.default_rng([*self._key, begin["epoch"], begin["window"]]).permutation(len(window))
         self._window = [window[position] for position in order]
-        self._begin, self._taken = begin, 0
+        self._begin, self._taken, self._taken_bytes = begin, 0, 0
         counts = {
             "documents": begin["counts"]["documents"] + len(window),
             "bytes": begin["counts"]["bytes"] + size,
@@ -146,7 +153,7 @@ class DocumentStream:
         return taken
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """By source: epoch, documents and bytes read, drops by reason."""
+        """By source: epoch, documents and bytes taken, drops by reason."""
         return {
             name: {"epoch": reader.epoch, **reader.counts()}
             for name, reader in zip(self.names, self._readers, strict=True)

@@ -84,7 +84,8 @@ class Survey:
     sample: list[str] = field(default_factory=list)
     validation: list[Document] = field(default_factory=list)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By source: documents, bytes, held_out, dropped (by reason), complete (whether all of it was read)."""
+    """By source: documents (to train on), held_out, bytes, training_bytes, dropped (by reason), complete (whether all
+    of it was read)."""
 
 
 def survey(text: TextConfig, sample_bytes: int) -> Survey:
@@ -131,7 +132,7 @@ def _survey_source(
     scored: _SmallestHashes,
 ) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
-    documents = size = held_out = 0
+    documents = size = held_out = training = 0
     complete = True
     with telemetry.progress(None, f"read {name}", unit="B") as bar:
         for rows, budget in _evenly(open_source(source), wanted_bytes):
@@ -148,6 +149,7 @@ def _survey_source(
                     scored.add(read.text, length)
                 else:
                     documents += 1
+                    training += length
                     sample.add(read.text, length)
                 if size - start >= budget:
                     complete = False
@@ -156,6 +158,7 @@ def _survey_source(
         "documents": documents,
         "held_out": held_out,
         "bytes": size,
+        "training_bytes": training,
         "dropped": dict(sorted(dropped.items())),
         "complete": complete,
     }

@@ -241,14 +241,21 @@ class Pretraining:
         write_folder(self.run.model, self._write_model)
 
     def figures(self) -> dict[str, Any]:
+        """What the run has done, as `results.json` records it."""
         progress = self.progress
+        surveyed = self.run.read_results().get("text", {})
+        sources = {name: dict(counts) for name, counts in progress.counts.items()}
+        for name, counts in sources.items():
+            whole = surveyed.get(name, {})
+            if whole.get("complete"):
+                counts["epochs"] = round(counts["bytes"] / whole["training_bytes"], 3)
         return {
             "steps": progress.step,
             "tokens": progress.tokens,
             "seconds": round(progress.seconds, 3),
             "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
             "parameters": self.model.num_parameters(),
-            "sources": progress.counts,
+            "sources": sources,
             **asdict(self.numerics),
         }
 
@@ -267,7 +274,7 @@ class Pretraining:
         except (ValueError, ImportError) as error:
             raise UserError(f"training.report_to: {error}") from None
         if accelerator.num_processes > 1:
-            raise UserError("pretraining runs on one process for now; start it with --num_processes 1")
+            raise UserError("pretraining: one process for now: start it with accelerate launch --num_processes 1")
         device = accelerator.device
         new = Numerics(
             precision=accelerator.mixed_precision,

@@ -55,7 +55,7 @@ class Progress:
     stream: str | None = None
     """The stream's state behind the last batch, as JSON."""
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By source: epoch, documents and bytes read, drops by reason."""
+    """By source: epoch, documents and bytes taken, drops by reason."""
 
 
 def identity(config: Config, vocabulary: str, corpus: dict[str, Any]) -> dict[str, Any]:
