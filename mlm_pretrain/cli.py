@@ -55,11 +55,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def finetune(arguments: argparse.Namespace) -> None:
     """fine-tune the encoder on the config's tasks, or on one of them"""
-    from mlm_pretrain import stages
+    from mlm_pretrain import stages, summary
 
     config = _config(arguments)
     stages.finetune(config, arguments.task, force=arguments.force)
-    print(stages.summary(stages.RunDirectory.of(config)))
+    print(summary.summary(stages.RunDirectory.of(config)))
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -79,10 +79,10 @@ def push(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """every stage in order, skipping those that stand"""
-    from mlm_pretrain import stages
+    from mlm_pretrain import stages, summary
 
     config = _config(arguments)
-    print(f"\n{stages.summary(stages.run_all(config))}\n\n{_next_steps(arguments.config, config)}")
+    print(f"\n{summary.summary(stages.run_all(config))}\n\n{_next_steps(arguments.config, config)}")
 
 
 def config_show(arguments: argparse.Namespace) -> None:

@@ -77,7 +77,7 @@ class TextConfig(Section):
     validation_fraction: float = Field(0.005, ge=0.0, lt=0.5)
     """Share of the documents that is held out, chosen by a hash of the text."""
     validation_max_bytes: Bytes = 2_000_000
-    """At most this much held-out text is scored (the first found); all of it stays out of training."""
+    """At most this much held-out text is scored (those with the smallest hashes); all of it stays out of training."""
 
 
 class TokenizerConfig(Section):

@@ -53,8 +53,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{file}: a config is a mapping of sections, not a {type(raw).__name__}")
     if Path(path).is_dir():
         # A run that was moved, or is named from another folder, is still the run in this directory.
-        where = Path(path).absolute()
-        raw["run"] = {**(raw.get("run") or {}), "output_dir": str(Path(path).parent), "name": where.name}
+        where = Path(path).resolve()
+        parent = Path(path).parent if Path(path).name == where.name else where.parent
+        raw["run"] = {**(raw.get("run") or {}), "output_dir": str(parent), "name": where.name}
     for override in overrides:
         _override(raw, override)
     return make_config(raw, place=str(file))

@@ -14,14 +14,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 
 MANIFEST = "manifest.json"
+_HELD: set[str] = set()
+"""The locks that this process holds."""
 
 
 class RunDirectory:
@@ -55,10 +59,18 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
 
-    def prepare(self, config: Config) -> None:
-        """Make the directory and write the resolved config into it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, config.to_yaml())
+    def write_config(self, config: Config, sections: Collection[str] | None = None) -> None:
+        """Write the resolved config into the directory.
+
+        Args:
+            sections: where the run has a config already, only these change; by default all.
+        """
+        if sections is not None and self.config.exists():
+            standing = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            mine = config.model_dump(mode="json", include=set(sections))
+            write_text(self.config, yaml.safe_dump({**standing, **mine}, sort_keys=False, allow_unicode=True))
+        else:
+            write_text(self.config, config.to_yaml())
 
     # -- records ---------------------------------------------------------------------------------------------
 
@@ -78,12 +90,20 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def stage(self, stage: str, inputs: str) -> Iterator[None]:
-        """Time a stage, and note that it finished on these inputs; not noted where the body raises."""
-        started = time.monotonic()
-        # Until it has finished again, a stage that is being rerun doesn't stand.
-        self._note_stage(stage, None)
-        yield
-        seconds = round(time.monotonic() - started, 3)
+        """Hold the run, time a stage, and note that it finished on these inputs; not noted where the body raises.
+
+        Raises:
+            UserError: another process is at work in this run directory.
+        """
+        with self.locked():
+            started = time.monotonic()
+            # Until it has finished again, a stage that is being rerun doesn't stand.
+            self._note_stage(stage, None)
+            yield
+            self._finish(stage, inputs, time.monotonic() - started)
+
+    def _finish(self, stage: str, inputs: str, elapsed: float) -> None:
+        seconds = round(elapsed, 3)
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._note_stage(stage, {"inputs": inputs, "seconds": seconds, "finished": finished})
         self.record({"seconds": {stage: seconds}})
@@ -95,11 +115,15 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process.
+        """Hold the run for this process, which may do so again while it does.
 
         Raises:
             UserError: another process is at work in this run directory.
         """
+        place = str(self._lock.absolute())
+        if place in _HELD:
+            yield
+            return
         self.root.mkdir(parents=True, exist_ok=True)
         with self._lock.open("w") as handle:
             try:
@@ -108,7 +132,11 @@ class RunDirectory:
                 raise UserError(
                     f"{self.root}: another process is at work in this run; wait for it, or choose another run.name"
                 ) from None
-            yield
+            _HELD.add(place)
+            try:
+                yield
+            finally:
+                _HELD.discard(place)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.run import RunDirectory, file_digest, read_json, write_folder, write_json, write_text
+from mlm_pretrain.run import RunDirectory, file_digest, write_folder, write_json, write_text
 
 VERSIONED = ("mlm-pretrain", "torch", "transformers", "datasets", "tokenizers", "accelerate")
 
@@ -35,6 +35,9 @@ def train_tokenizer(config: Config, *, force: bool = False) -> Path:
     inputs = _text_inputs(config)
     if not force and _tokenizer_stands(run, inputs):
         return _skipped("tokenizer", run.tokenizer)
+    _refuse_other_run(config, run)
+    run.write_config(config)
+    _check_fill_mask(config)
     from mlm_pretrain.text import tokenizer as tokenizers
     from mlm_pretrain.text.mixture import survey
     from mlm_pretrain.text.tokenizer_report import format_report, tokenizer_report
@@ -74,15 +77,18 @@ def pretrain(config: Config, *, force: bool = False) -> Path:
         UserError: bad input, a checkpoint of another run, or a loss that is not finite.
     """
     run = _open(config)
-    if not _tokenizer_stands(run, _text_inputs(config)):
-        train_tokenizer(config)
     inputs = _model_inputs(config)
     if not force and run.stands("pretrain", inputs, run.model):
         return _skipped("pretrain", run.model)
+    _refuse_other_run(config, run)
+    if not _tokenizer_stands(run, _text_inputs(config)):
+        train_tokenizer(config)
+    run.write_config(config)
     from mlm_pretrain.training.loop import pretrain as train
 
     with run.stage("pretrain", inputs):
         run.record({"pretraining": train(config, run), "versions": _versions()})
+    write_cards(config)
     return run.model
 
 
@@ -102,9 +108,12 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
         return run.read_results()["heldout"]
     from mlm_pretrain.evaluation import masked_lm
 
+    _check_fill_mask(config)
+    run.write_config(config, ["evaluation"])
     with run.stage("evaluate", inputs):
         figures = masked_lm.evaluate(config, run)
         run.record(figures)
+    write_cards(config)
     print(masked_lm.format_figures(figures["heldout"]), flush=True)
     return figures["heldout"]
 
@@ -124,8 +133,10 @@ def finetune(config: Config, name: str | None = None, *, force: bool = False) ->
     if not config.tasks:
         raise UserError("tasks: the config names no task; see the README's section on fine-tuning")
     run = _open(config)
+    run.write_config(config, ["tasks"])
     for task in [config.task(name)] if name else config.tasks:
         _finetune_one(config, run, task, force)
+    write_cards(config)
     return run.read_results()["tasks"]
 
 
@@ -158,10 +169,12 @@ def run_all(config: Config) -> RunDirectory:
     telemetry.say(f"run {config.run.name}: {RunDirectory.of(config).root}")
     train_tokenizer(config)
     pretrain(config)
-    evaluate(config)
+    if RunDirectory.of(config).validation.stat().st_size:
+        evaluate(config)
+    else:
+        telemetry.warn("evaluate: skipped, no text is held out; a larger text.validation_fraction holds some out")
     if config.tasks:
         finetune(config)
-    write_cards(config)
     return RunDirectory.of(config)
 
 
@@ -171,7 +184,7 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
     data = [
         file_digest(Path(file)) for file in (task.train, task.validation, task.test) if file and Path(file).is_file()
     ]
-    origin = task.model or _model_inputs(config)
+    origin = [task.model, _folder(task.model)] if task.model else _model_inputs(config)
     inputs = fingerprint(origin, task, data, config.text.validation_fraction)
     stage = f"finetune {task.name}"
     if not force and run.stands(stage, inputs, run.task(task.name)):
@@ -188,9 +201,34 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
 def _open(config: Config) -> RunDirectory:
     if telemetry.world_size() > 1:
         raise UserError("one process for now: start it with accelerate launch --num_processes 1")
-    run = RunDirectory.of(config)
-    run.prepare(config)
-    return run
+    return RunDirectory.of(config)
+
+
+def _refuse_other_run(config: Config, run: RunDirectory) -> None:
+    """Before anything is overwritten: refuse to put another run in the place of one that has checkpoints.
+
+    Raises:
+        UserError: names the first key that differs from the run's own.
+    """
+    if not run.checkpoints.is_dir():
+        return
+    from mlm_pretrain.text.mixture import source_names
+    from mlm_pretrain.text.sources import fingerprint_source
+    from mlm_pretrain.training.checkpoint import newest_checkpoint, read_state
+    from mlm_pretrain.training.resume import VOCABULARY, identity, refuse_changes
+
+    saved = newest_checkpoint(run.checkpoints)
+    if saved is not None:
+        old = read_state(saved)["identity"]
+        names = source_names(config.text)
+        corpus = {name: fingerprint_source(each) for name, each in zip(names, config.text.sources, strict=True)}
+        refuse_changes(saved, old, identity(config, old[VOCABULARY], corpus))
+
+
+def _check_fill_mask(config: Config) -> None:
+    for text in config.evaluation.fill_mask:
+        if text.count("[MASK]") != 1:
+            raise UserError(f"evaluation.fill_mask: write [MASK] once in '{text}'")
 
 
 def _skipped(stage: str, output: Path) -> Path:
@@ -208,59 +246,27 @@ def _text_inputs(config: Config) -> str:
 
     corpus = [fingerprint_source(source) for source in config.text.sources]
     length = config.stream.sequence_length
-    return fingerprint(corpus, config.text, config.tokenizer, config.model.path, config.model.revision, length)
+    existing = _folder(config.tokenizer.path)
+    return fingerprint(
+        corpus, config.text, config.tokenizer, existing, config.model.path, config.model.revision, length
+    )
 
 
 def _model_inputs(config: Config) -> str:
     """What the pretrained model depends on."""
-    shaping = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to"}
-    training = config.training.model_dump(mode="json", exclude=shaping)
-    sections = (config.stream, config.objective, config.model, training, config.run.seed)
-    return fingerprint(_text_inputs(config), *sections)
+    from mlm_pretrain.training.resume import identity
+
+    return fingerprint(identity(config, _text_inputs(config), {}), _folder(config.model.path))
+
+
+def _folder(path: str | None) -> dict[str, Any]:
+    """The digests of a local checkpoint's files; empty for a repository on the Hub."""
+    folder = Path(path) if path else None
+    if folder is None or not folder.is_dir():
+        return {}
+    kept = (".json", ".safetensors", ".txt", ".model")
+    return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in kept}
 
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}}
-
-
-def summary(run: RunDirectory) -> str:
-    """What a run has come to, in a table, and where everything lies; every figure is read from `results.json`."""
-    results = read_json(run.results)
-    parts = []
-    if heldout := results.get("heldout"):
-        parts.append(
-            f"held-out masked language modelling: loss {heldout['loss']:.3f}, perplexity {heldout['perplexity']:.1f}, "
-            f"accuracy {heldout['accuracy']:.3f} on {heldout['masked_tokens']:,} tokens"
-        )
-    if tasks := results.get("tasks"):
-        header = ("task", "metric", "pretrained", "from random weights", "majority")
-        rows = [
-            (
-                name,
-                str(task["metric"]),
-                _spread(task, "pretrained"),
-                _spread(task, "scratch"),
-                _spread(task, "majority"),
-            )
-            for name, task in tasks.items()
-        ]
-        parts.append(telemetry.table(rows, header))
-    for guess in results.get("fill_mask", []):
-        words = ", ".join(f"{each['token']} ({each['score']:.2f})" for each in guess["predictions"])
-        parts.append(f"{guess['text']}  →  {words}")
-    if seconds := results.get("seconds"):
-        total = sum(seconds.values())
-        parts.append(
-            "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + f"; {total:.0f} in all"
-        )
-    lines = [f"encoder: {run.model}", f"card:    {run.card}", f"figures: {run.results}"]
-    lines[1:1] = [f"task:    {run.task(name)}" for name in results.get("tasks", {})]
-    parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def _spread(task: dict[str, Any], key: str) -> str:
-    if key not in task:
-        return "–"
-    std = task.get(f"{key}_std")
-    return f"{task[key]:.3f}" + (f" ± {std:.3f}" if std is not None else "")

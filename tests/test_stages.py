@@ -14,8 +14,10 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mlm_pretrain import cli, stages
-from mlm_pretrain.config import Config
+from mlm_pretrain.config import Config, SourceConfig, TextConfig
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.text.mixture import survey
 from mlm_pretrain.training.device import make_accelerator
 from mlm_pretrain.training.loop import Pretraining
 from tests.conftest import tiny_config
@@ -121,7 +123,6 @@ def test_a_schedule_of_the_mask_rate_and_gradient_checkpointing_train(corpus: Pa
 
 def test_mixed_precision_is_what_was_asked_for() -> None:
     from mlm_pretrain.config import OptimizerSection
-    from mlm_pretrain.errors import UserError
 
     assert make_accelerator(OptimizerSection(bf16=True)).mixed_precision == "bf16"
     assert make_accelerator(OptimizerSection(bf16=False)).mixed_precision == "no"
@@ -188,3 +189,50 @@ def test_more_than_one_process_is_refused(config: Config, tmp_path: Path) -> Non
     assert done.returncode != 0
     assert done.stderr.count("error: one process for now") == 1  # rank zero speaks
     assert not RunDirectory.of(config).root.exists()
+
+
+def test_a_refused_change_leaves_config_and_tokenizer_as_they_were(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, tmp_path)
+    run = RunDirectory.of(config)
+    stages.pretrain(config)
+    before = {path: path.read_bytes() for path in (run.config, run.validation, run.tokenizer / "tokenizer.json")}
+    for section in ({"tokenizer": {"vocab_size": 500}}, {"training": {"learning_rate": 1e-4}}):
+        name, values = next(iter(section.items()))
+        changed = Config.model_validate({**config.model_dump(), name: {**config.model_dump()[name], **values}})
+        with pytest.raises(UserError, match=f"{name}.{next(iter(values))} was"):
+            stages.pretrain(changed)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_held_out_text_may_hold_any_line_break(tmp_path: Path) -> None:
+    lines = [f"line {number}\u2028of a document\u0085with breaks\x0b of every kind" for number in range(300)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
+    config = tiny_config(tmp_path / "text.jsonl", tmp_path, training={"budget": {"steps": 2}, "eval_steps": 1})
+    stages.pretrain(config)
+    assert stages.evaluate(config)["documents"] > 10
+
+
+def test_many_small_files_are_all_read(tmp_path: Path) -> None:
+    for number in range(150):
+        (tmp_path / f"{number}.txt").write_text(f"file number {number} has a text of its own\n", encoding="utf-8")
+    source = SourceConfig(source="files", path=str(tmp_path), document="file")
+    seen = survey(TextConfig(sources=[source], validation_fraction=0.1), sample_bytes=1_000_000)
+    (record,) = seen.sources.values()
+    assert record["documents"] + record["held_out"] == 150
+    assert record["complete"]
+    assert len(seen.sample) == record["documents"]
+    assert len(seen.validation) == record["held_out"] > 0
+
+
+def test_weights_that_are_not_finite_are_never_saved(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, tmp_path, training={"logging_steps": 100, "save_steps": 4})
+    stages.train_tokenizer(config)
+    trainer = Pretraining(config, RunDirectory.of(config))
+
+    def ruin(step: int, batch: object) -> None:
+        if step == 5:
+            next(trainer.model.parameters()).data.fill_(float("nan"))
+
+    with pytest.raises(UserError, match="not finite at step 8"):
+        trainer.train(on_batch=ruin)
+    assert [path.name for path in trainer.run.checkpoints.iterdir()] == ["step-00000004"]

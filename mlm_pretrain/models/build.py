@@ -23,8 +23,20 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import ModelConfig
 from mlm_pretrain.errors import UserError, first_line, nearest
 
-# Learned positions of these models begin behind the padding index.
-POSITIONS_FROM_TWO = ("roberta", "xlm-roberta", "camembert", "longformer", "xlm-roberta-xl", "data2vec-text")
+POSITIONS_BEHIND_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+"""Architectures whose first position is `pad_token_id + 1`, so that as many fewer tokens fit."""
 
 
 def preset_names() -> list[str]:
@@ -86,7 +98,7 @@ def make_model_config(
             raise UserError(f"model.config.{key}: {model_type} has no such key{nearest(key, known_keys)}")
         # Some architectures read keys that their config doesn't declare (DeBERTa-v2's position_buckets).
         telemetry.warn(f"model.config.{key}: not a declared key of {model_type}; handed on as it is")
-    positions = sequence_length + (2 if model_type in POSITIONS_FROM_TWO else 0)
+    positions = sequence_length + first_position(model_type, tokenizer.pad_token_id)
     if "max_position_embeddings" in known_keys:
         asked = settings.config.get("max_position_embeddings", given.get("max_position_embeddings"))
         default = int(asked or defaults.max_position_embeddings or 0)
@@ -110,6 +122,13 @@ def make_model_config(
         return AutoConfig.for_model(model_type, **{**given, "vocab_size": len(tokenizer), **attention})
     except Exception as error:  # transformers validates configs with errors of several classes
         raise UserError(f"model.config: {model_type}: {first_line(error)}") from None
+
+
+def first_position(model_type: str, pad_token_id: int | None) -> int:
+    """What an architecture calls the position of the first token."""
+    if model_type == "mpnet":  # its padding index is 1 whatever the config says
+        return 2
+    return (pad_token_id or 0) + 1 if model_type in POSITIONS_BEHIND_PADDING else 0
 
 
 def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> PreTrainedModel:
@@ -137,8 +156,12 @@ def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_le
         raise UserError(f"{place}: the checkpoint lacks encoder weights ({encoder[0]} and {len(encoder) - 1} more)")
     _check_vocabulary(settings, model, tokenizer)
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and positions < sequence_length:
-        raise UserError(f"stream.sequence_length: {sequence_length} is more than the {positions} of {settings.path}")
+    if positions is not None:
+        positions -= first_position(model.config.model_type, model.config.pad_token_id)
+        if positions < sequence_length:
+            raise UserError(
+                f"stream.sequence_length: {sequence_length} is more than the {positions} of {settings.path}"
+            )
     return model
 
 
@@ -147,7 +170,9 @@ def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: 
     remedy = "leave tokenizer out to use the checkpoint's own, or train from scratch"
     rows = model.get_input_embeddings().weight.shape[0]
     try:
-        own = AutoTokenizer.from_pretrained(settings.path, revision=settings.revision)
+        own = AutoTokenizer.from_pretrained(
+            settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
     except Exception:  # a checkpoint without a tokenizer can only be compared by size
         own = None
     # Where a folder has no tokenizer, transformers may make one of special tokens alone.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mlm_pretrain.models.build import POSITIONS_FROM_TWO
+from mlm_pretrain.models.build import first_position
 
 
 def model_inputs(model: PreTrainedModel, batch: dict[str, Tensor], packing: bool) -> dict[str, Any]:
@@ -37,13 +37,8 @@ def model_inputs(model: PreTrainedModel, batch: dict[str, Tensor], packing: bool
     return {
         "input_ids": batch["input_ids"],
         "attention_mask": mask,
-        "position_ids": batch["position_ids"] + position_offset(model),
+        "position_ids": batch["position_ids"] + first_position(model.config.model_type, model.config.pad_token_id),
     }
-
-
-def position_offset(model: PreTrainedModel) -> int:
-    """What a model's first position is called."""
-    return model.config.pad_token_id + 1 if model.config.model_type in POSITIONS_FROM_TWO else 0
 
 
 def supports_packing(model: PreTrainedModel) -> bool:

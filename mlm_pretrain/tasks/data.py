@@ -112,7 +112,9 @@ def _from_hub(task: TaskConfig, kind: RowKind) -> Splits:
             parts[name] = _hub_rows(task, kind, found, given)
         else:
             # Public benchmarks often hide the labels of their test split (-1): as good as no test split.
-            absent = name not in found or _is_unlabelled(found[name], task, kind)
+            # A split that is the test set must not choose models too.
+            taken = name == "validation" and task.test == name
+            absent = taken or name not in found or _is_unlabelled(found[name], task, kind)
             parts[name] = None if absent else _hub_rows(task, kind, found, name)
     return Splits(train, parts["validation"], parts["test"])
 

@@ -13,21 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from mlm_pretrain.errors import UserError
-
-_POSITIONS_AFTER_PADDING = {
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "longformer",
-    "luke",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
-"""Architectures whose first position is `pad_token_id + 1`, so that as many fewer tokens fit."""
+from mlm_pretrain.models.build import POSITIONS_BEHIND_PADDING
 
 
 def load_config(path: str | Path, labels: Sequence[str] | None = None) -> PretrainedConfig:
@@ -111,7 +97,7 @@ def window_length(
         UserError: `max_length` is more than the encoder can take, or leaves no room for `stride` and new tokens.
     """
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and positions > 0 and config.model_type in _POSITIONS_AFTER_PADDING:
+    if positions and positions > 0 and config.model_type in POSITIONS_BEHIND_PADDING:
         positions -= (config.pad_token_id or 0) + 1
     limits = [limit for limit in (positions, tokenizer.model_max_length) if limit and limit > 0]
     limit = min(limits) if limits else 512

@@ -20,8 +20,6 @@ from mlm_pretrain.config import SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.text.sources import SOURCES
 
-MAX_SURVEYED_SHARDS = 64
-
 
 class Document(NamedTuple):
     text: str
@@ -108,7 +106,7 @@ def survey(text: TextConfig, sample_bytes: int) -> Survey:
         share = source.weight / total_weight
         sample = _SmallestHashes(int(sample_bytes * share))
         scored = _SmallestHashes(int(text.validation_max_bytes * share))
-        wanted = 10 * sample.max_bytes
+        wanted = max(10 * sample.max_bytes, 1_000_000)
         if text.validation_fraction:
             wanted = max(wanted, int(2 * scored.max_bytes / text.validation_fraction))
         record = _survey_source(source, name, text.validation_fraction, wanted, sample, scored)
@@ -137,6 +135,9 @@ def _survey_source(
     with telemetry.progress(None, f"read {name}", unit="B") as bar:
         for rows, budget in _evenly(open_source(source), wanted_bytes):
             start = size
+            if size >= wanted_bytes:
+                complete = False
+                break
             for row in rows:
                 read = document(row, dropped)
                 if read is None:
@@ -165,14 +166,17 @@ def _survey_source(
 
 
 def _evenly(dataset: datasets.IterableDataset, wanted_bytes: int) -> Iterator[tuple[datasets.IterableDataset, int]]:
-    """Parts of a dataset, evenly spaced over its shards, with the bytes to read of each."""
+    """The shards of a dataset, each with the bytes to read of it, spread so that the first ones stand for all.
+
+    A shard gives a 64th of what is wanted at most (more where there are fewer shards), so that a corpus of large
+    files is read from many of them, and one of small files to the end.
+    """
     shards = dataset.num_shards
-    if shards <= 1:
-        yield dataset, wanted_bytes
-        return
-    chosen = min(shards, MAX_SURVEYED_SHARDS)
-    for number in range(chosen):
-        yield dataset.shard(shards, number * shards // chosen), max(wanted_bytes // chosen, 1)
+    # The bits of the number from the back: 0, 1/2, 1/4, 3/4, … of the way through (van der Corput).
+    bits = max((shards - 1).bit_length(), 1)
+    spread = sorted(range(shards), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2))
+    for number in spread:
+        yield dataset.shard(shards, number) if shards > 1 else dataset, -(-wanted_bytes // min(shards, 64))
 
 
 class _SmallestHashes:

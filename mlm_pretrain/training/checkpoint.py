@@ -56,7 +56,8 @@ def save_checkpoint(
 
     write_folder(target, fill, manifest=True)
     if keep is not None:
-        for old in _by_step(target.parent)[:-keep]:
+        # A damaged one may be of a later step than this: it is not what is kept.
+        for old in [path for path in _by_step(target.parent) if path.name <= target.name][:-keep]:
             shutil.rmtree(old)
 
 

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from mlm_pretrain import telemetry
 from mlm_pretrain.config import OptimizerSection
 from mlm_pretrain.errors import UserError
 
@@ -27,6 +28,9 @@ def make_accelerator(settings: OptimizerSection, precision: Precision | None = N
     AcceleratorState._reset_state(reset_partial_state=False)
     device = Accelerator().device
     chosen = precision or choose_precision(settings, device)
+    if chosen == "fp16" and device.type == "cpu":
+        telemetry.warn("this run was begun in fp16, which a CPU has not; it goes on in fp32 here")
+        chosen = "no"
     AcceleratorState._reset_state(reset_partial_state=False)
     return Accelerator(mixed_precision=chosen, gradient_accumulation_steps=1, **kwargs)
 

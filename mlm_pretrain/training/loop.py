@@ -101,6 +101,8 @@ class Pretraining:
         self.log = telemetry.MetricsLog(run.metrics)
         self.log.rewind(self.progress.step)
         self._held_out: HeldOutSet | None = None
+        if self.settings.eval_steps:
+            self._held_out = self._open_held_out()  # at once, so that missing text is told at the start
         if saved:
             telemetry.say(f"going on from {saved} ({self.progress.tokens:,} tokens)")
 
@@ -111,7 +113,7 @@ class Pretraining:
         settings, progress = self.settings, self.progress
         self.accelerator.init_trackers("mlm_pretrain", config={"run": self.config.run.name})
         started = time.monotonic()
-        meter = Meter()
+        meter, rate, norm = Meter(), 0.0, None
         total = budgets.total(settings.budget)
         with telemetry.progress(total, "pretrain", initial=budgets.done(settings.budget, progress), rate=False) as bar:
             for batch in self._batches():
@@ -133,8 +135,10 @@ class Pretraining:
                 if settings.eval_steps and progress.step % settings.eval_steps == 0:
                     self.validate()
                 if settings.save_steps and progress.step % settings.save_steps == 0:
+                    self._record(meter, rate, norm, bar)
                     self.save()
                 bar.update(min(budgets.done(settings.budget, progress), total) - bar.n)
+            self._record(meter, rate, norm, bar)
         if progress.step and not self.run.checkpoint(progress.step).exists():
             self.save()
         self.accelerator.end_training()
@@ -171,13 +175,20 @@ class Pretraining:
     # -- records -------------------------------------------------------------------------------------------------
 
     def _record(self, meter: Meter, learning_rate: float, norm: Tensor | None, bar: Any) -> None:
-        """Write the means since the last record; the only place where the loop waits for the device."""
+        """Write the means since the last record, if there was a step since; only here the loop waits for the device.
+
+        Nothing is saved that has not been recorded, so that weights that are not finite are never saved.
+        """
+        if not meter.steps:
+            return
         figures = meter.read()
         step = self.progress.step
-        if not math.isfinite(figures["loss"]):
+        # Under fp16 a norm that is not finite only skips a step.
+        broken = norm is not None and self.numerics.precision != "fp16" and not math.isfinite(float(norm))
+        if broken or not math.isfinite(figures["loss"]):
             raise UserError(
-                f"the loss is {figures['loss']} at step {step}; try a lower training.learning_rate or bf16 in "
-                f"place of fp16 (the newest checkpoint is in {self.run.checkpoints})"
+                f"the loss or its gradient is not finite at step {step} (loss {figures['loss']:.3g}); try a lower "
+                f"training.learning_rate (the newest checkpoint in {self.run.checkpoints} is from before)"
             )
         record = {
             **figures,
@@ -195,13 +206,7 @@ class Pretraining:
     def validate(self) -> dict[str, Any]:
         """Score the held-out set and record the figures."""
         if self._held_out is None:
-            self._held_out = HeldOutSet(
-                self.run.validation,
-                self.tokenizer,
-                self.config.stream.sequence_length,
-                source_names(self.config.text),
-                self.numerics.packing,
-            )
+            self._held_out = self._open_held_out()
         self.model.eval()
         figures = held_out_pass(
             self.forward,
@@ -218,6 +223,10 @@ class Pretraining:
             f"step {self.progress.step:,}: held-out loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.3f}"
         )
         return figures
+
+    def _open_held_out(self) -> HeldOutSet:
+        names, length = source_names(self.config.text), self.config.stream.sequence_length
+        return HeldOutSet(self.run.validation, self.tokenizer, length, names, self.numerics.packing)
 
     def save(self) -> None:
         """Write a checkpoint of the run as it stands."""
@@ -271,6 +280,8 @@ class Pretraining:
         old = Numerics(**state["numerics"]) if state else None
         try:
             accelerator = make_accelerator(self.settings, old.precision if old else None, **logging)
+        except UserError:
+            raise
         except (ValueError, ImportError) as error:
             raise UserError(f"training.report_to: {error}") from None
         if accelerator.num_processes > 1:

@@ -21,6 +21,11 @@ class Meter:
         self._losses: list[GlobalLoss] = []
         self._tokens = 0
 
+    @property
+    def steps(self) -> int:
+        """Steps since the last record."""
+        return len(self._losses)
+
     def batch_came(self) -> None:
         self._waited += time.monotonic() - self._asked
 

@@ -23,10 +23,10 @@ FREE_KEYS = {
     "training.save_steps",
     "training.save_total_limit",
     "training.report_to",
-    "training.gradient_checkpointing",
-    "training.bf16",
-    "training.fp16",
 }
+# What a run keeps from its beginning, whatever the config says now.
+VOCABULARY = "the tokenizer"
+KEPT = {"training.bf16", "training.fp16", "training.gradient_checkpointing"}
 
 
 @dataclass
@@ -65,9 +65,16 @@ def identity(config: Config, vocabulary: str, corpus: dict[str, Any]) -> dict[st
         vocabulary: the tokenizer's fingerprint.
         corpus: the sources' fingerprints by name.
     """
-    sections = config.model_dump(mode="json", include={"text", "stream", "objective", "model", "training"})
-    keys = {key: value for key, value in _dotted(sections) if key not in FREE_KEYS}
-    return keys | {"run.seed": config.run.seed, "the tokenizer": vocabulary, **dict(_dotted({"corpus": corpus}))}
+    shaping = {"text", "tokenizer", "stream", "objective", "model", "training"}
+    sections = config.model_dump(mode="json", include=shaping)
+    keys = {key: value for key, value in _dotted(sections) if not _is_free(key)}
+    return keys | {"run.seed": config.run.seed, VOCABULARY: vocabulary, **dict(_dotted({"corpus": corpus}))}
+
+
+def _is_free(key: str) -> bool:
+    """Whether a key may change; where files lie may, since the corpus is known by its fingerprint."""
+    moved = key.startswith("text.sources.") and ".path" in key
+    return moved or any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
 
 
 def refuse_changes(checkpoint: object, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -81,6 +88,9 @@ def refuse_changes(checkpoint: object, old: dict[str, Any], new: dict[str, Any])
             continue
         if key.startswith("training.budget."):
             telemetry.warn(f"{key}: was {old.get(key)}, is {new.get(key)} now; the schedule follows the new budget")
+            continue
+        if key in KEPT:
+            telemetry.warn(f"{key}: is {new.get(key)} now; the run keeps {old.get(key)}, which it was begun with")
             continue
         what = "the corpus has changed: " if key.startswith("corpus.") else ""
         raise UserError(

@@ -46,9 +46,12 @@ class HeldOutSet:
             UserError: the file is missing or has no documents.
         """
         try:
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            # Only "\n" ends a row: text may hold the other line breaks of Unicode.
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
         except FileNotFoundError:
             raise UserError(f"{file}: missing; `mlm-pretrain tokenizer` writes it") from None
+        except ValueError as error:
+            raise UserError(f"{file}: damaged ({error}); `mlm-pretrain tokenizer --force` writes it again") from None
         if not rows:
             raise UserError(f"{file}: no held-out documents; set text.validation_fraction above 0")
         documents = [(row["text"], names.index(row["source"])) for row in rows]

@@ -14,7 +14,7 @@ from mlm_pretrain.config import ModelConfig, ObjectiveConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import build_model, make_model_config, preset_names
 from mlm_pretrain.models.masked_head import MaskedLogits
-from mlm_pretrain.models.packed_attention import model_inputs, position_offset, supports_packing
+from mlm_pretrain.models.packed_attention import model_inputs, supports_packing
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.stream.pack import Segment, collate
@@ -64,9 +64,14 @@ def test_a_model_that_can_not_isolate_documents_is_not_given_packed_rows(tokeniz
     assert not supports_packing(tiny("deberta-v2", tokenizer))
 
 
-def test_positions_begin_where_the_model_has_them(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert position_offset(tiny("roberta", tokenizer)) == tokenizer.pad_token_id + 1
-    assert position_offset(tiny("bert", tokenizer)) == 0
+@pytest.mark.parametrize("name", ["roberta", "mpnet", "roberta-prelayernorm"])
+def test_rows_of_full_length_have_positions(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    settings = ModelConfig(model_type=name, config={**TINY, "max_position_embeddings": 43})
+    model = build_model(settings, tokenizer, 41).eval()
+    packing = supports_packing(model)
+    row = collate([[Segment(list(range(5, 46)), 0)]], 41, tokenizer.pad_token_id, 0, 0)
+    batch = {key: torch.from_numpy(getattr(row, key)) for key in ("input_ids", "segment_ids", "position_ids")}
+    assert model(**model_inputs(model, batch, packing)).logits.shape == (1, 41, len(tokenizer))
 
 
 @pytest.mark.parametrize("mask_count", ["bernoulli", "exact"])
@@ -102,7 +107,7 @@ def test_presets_are_configs_of_stock_models(name: str, tokenizer: PreTrainedTok
     config = make_model_config(ModelConfig(preset=name), tokenizer, 512)
     assert config.vocab_size == len(tokenizer)
     assert config.pad_token_id == tokenizer.pad_token_id
-    assert config.max_position_embeddings >= 512 + (2 if name == "roberta-base" else 0)
+    assert config.max_position_embeddings >= 512 + (tokenizer.pad_token_id + 1 if name == "roberta-base" else 0)
 
 
 @pytest.mark.parametrize(

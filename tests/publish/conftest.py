@@ -74,7 +74,7 @@ def make_run(root: Path) -> RunDirectory:
     ]
     publish = {"hub_model_id": "tester/mini", "language": "en", "license": "apache-2.0", "tags": ["docs"]}
     config = {"run": {"name": "mini", "output_dir": "/home/somebody/runs"}, "text": {"sources": sources}}
-    run.prepare(make_config({**config, "tasks": tasks, "publish": publish}))
+    run.write_config(make_config({**config, "tasks": tasks, "publish": publish}))
     run.record(RESULTS)
     write_json(run.tokenizer_report, REPORT)
     run.metrics.write_text('{"step": 1, "loss": 9.1}\n{"step": 2, "lo', encoding="utf-8")

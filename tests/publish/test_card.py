@@ -80,7 +80,7 @@ def test_every_number_on_a_card_is_on_record(finished_run: RunDirectory) -> None
 
 def test_sections_without_records_say_so(tmp_path: Any) -> None:
     run = RunDirectory(tmp_path / "bare")
-    run.prepare(make_config({}))
+    run.write_config(make_config({}))
     card = render_encoder_card(read_facts(run))
     assert card_problems(str(card)) == []
     assert card.data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}

@@ -1,0 +1,51 @@
+"""What a run has come to, for the end of a command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.run import RunDirectory, read_json
+
+
+def summary(run: RunDirectory) -> str:
+    """What a run has come to, in a table, and where everything lies; every figure is read from `results.json`."""
+    results = read_json(run.results)
+    parts = []
+    if heldout := results.get("heldout"):
+        parts.append(
+            f"held-out masked language modelling: loss {heldout['loss']:.3f}, perplexity {heldout['perplexity']:.1f}, "
+            f"accuracy {heldout['accuracy']:.3f} on {heldout['masked_tokens']:,} tokens"
+        )
+    if tasks := results.get("tasks"):
+        header = ("task", "metric", "pretrained", "from random weights", "majority")
+        rows = [
+            (
+                name,
+                str(task["metric"]),
+                _spread(task, "pretrained"),
+                _spread(task, "scratch"),
+                _spread(task, "majority"),
+            )
+            for name, task in tasks.items()
+        ]
+        parts.append(telemetry.table(rows, header))
+    for guess in results.get("fill_mask", []):
+        words = ", ".join(f"{each['token']} ({each['score']:.2f})" for each in guess["predictions"])
+        parts.append(f"{guess['text']}  →  {words}")
+    if seconds := results.get("seconds"):
+        total = sum(seconds.values())
+        parts.append(
+            "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + f"; {total:.0f} in all"
+        )
+    lines = [f"encoder: {run.model}", f"card:    {run.card}", f"figures: {run.results}"]
+    lines[1:1] = [f"task:    {run.task(name)}" for name in results.get("tasks", {})]
+    parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _spread(task: dict[str, Any], key: str) -> str:
+    if key not in task:
+        return "–"
+    several = f"{key}_std" in task and len(task.get("seeds", [])) > 1
+    return f"{task[key]:.3f}" + (f" ± {task[f'{key}_std']:.3f}" if several else "")
