@@ -58,6 +58,8 @@ def progress(
         rate: whether to show units per second; without it, the caller shows a speed in the postfix.
     """
     terminal = sys.stderr.isatty()
+    # A pseudo-terminal may say that it is 0 columns wide.
+    sized = terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     return tqdm(
         total=total,
         desc=description,
@@ -65,7 +67,9 @@ def progress(
         unit_scale=scale,
         initial=initial,
         bar_format=None if total is None else BAR if rate else BAR_WITHOUT_RATE,
-        dynamic_ncols=terminal,
+        ncols=130 if terminal and not sized else None,
+        nrows=20 if terminal and not sized else None,
+        dynamic_ncols=sized,
         mininterval=0.2 if terminal else 10.0,
         maxinterval=1.0 if terminal else 30.0,
         leave=True,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,7 +18,6 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.masked_head import MaskedLogits
-from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.objectives.base import OBJECTIVES, Objective
 from mlm_pretrain.run import RunDirectory, write_folder
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
@@ -28,11 +26,11 @@ from mlm_pretrain.text.sources import fingerprint_source
 from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
 from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training import checkpoint as checkpoints
-from mlm_pretrain.training.device import describe_device, make_accelerator
 from mlm_pretrain.training.loss import Batch, GlobalLoss, backward_global_batch, optimizer_step
 from mlm_pretrain.training.meter import Meter
+from mlm_pretrain.training.numerics import Numerics, settle_numerics
 from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
-from mlm_pretrain.training.resume import Numerics, Progress, identity, refuse_changes, warn_of_changes
+from mlm_pretrain.training.resume import Progress, identity, refuse_changes
 from mlm_pretrain.training.schedule import learning_rate_at
 from mlm_pretrain.training.validate import HeldOutSet, held_out_pass
 
@@ -84,7 +82,8 @@ class Pretraining:
         if saved:
             attention = state["numerics"]["attention"] if state else None
             model = type(model).from_pretrained(saved, dtype=torch.float32, attn_implementation=attention)
-        self.numerics, self.accelerator = self._settle_numerics(model, state)
+        old = Numerics(**state["numerics"]) if state else None
+        self.numerics, self.accelerator = settle_numerics(config, run, model, old)
         torch.manual_seed(config.run.seed)  # dropout, where a model has any
         if self.settings.gradient_checkpointing:
             model.activation_checkpointing_enable()
@@ -271,37 +270,3 @@ class Pretraining:
     def _write_model(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-
-    # -- numeric choices -----------------------------------------------------------------------------------------
-
-    def _settle_numerics(self, model: PreTrainedModel, state: dict[str, Any] | None) -> tuple[Numerics, Accelerator]:
-        """The numeric choices of the run: those it was begun with, or new ones."""
-        logging: dict[str, Any] = {"log_with": self.settings.report_to or None, "project_dir": self.run.trackers}
-        old = Numerics(**state["numerics"]) if state else None
-        try:
-            accelerator = make_accelerator(self.settings, old.precision if old else None, **logging)
-        except UserError:
-            raise
-        except (ValueError, ImportError) as error:
-            raise UserError(f"training.report_to: {error}") from None
-        if accelerator.num_processes > 1:
-            raise UserError("pretraining: one process for now: start it with accelerate launch --num_processes 1")
-        device = accelerator.device
-        new = Numerics(
-            precision=accelerator.mixed_precision,
-            micro_batch=self.settings.per_device_train_batch_size or (old.micro_batch if old else self._rows(device)),
-            packing=old.packing if old else supports_packing(model),
-            attention=model.config._attn_implementation,
-            device=describe_device(device),
-            threads=torch.get_num_threads(),
-        )
-        if old:
-            warn_of_changes(old, new)
-        elif not new.packing:
-            telemetry.say(f"{model.config.model_type}: takes no packed rows; each document has a row of its own")
-        return new, accelerator
-
-    def _rows(self, device: torch.device) -> int:
-        """Rows of a forward pass where the config leaves it open."""
-        tokens = 8_192 if device.type == "cpu" else 32_768
-        return max(1, min(self.settings.global_batch_size, tokens // self.config.stream.sequence_length))

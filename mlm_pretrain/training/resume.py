@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.training.device import Precision
 
 # What may change between the parts of a run: it shapes neither the batches nor the optimizer.
 FREE_KEYS = {
@@ -27,20 +24,6 @@ FREE_KEYS = {
 # What a run keeps from its beginning, whatever the config says now.
 VOCABULARY = "the tokenizer"
 KEPT = {"training.bf16", "training.fp16", "training.gradient_checkpointing"}
-
-
-@dataclass
-class Numerics:
-    """The choices that bits depend on; made once, kept in the run."""
-
-    precision: Precision
-    micro_batch: int
-    """Rows per forward pass."""
-    packing: bool
-    attention: str
-    device: str
-    threads: int
-    torch: str = field(default_factory=lambda: str(torch.__version__))
 
 
 @dataclass
@@ -97,14 +80,6 @@ def refuse_changes(checkpoint: object, old: dict[str, Any], new: dict[str, Any])
             f"{checkpoint}: {what}{key} was {old.get(key)!r} when this run began and is {new.get(key)!r} now; "
             "set it back to go on, or choose another run.name"
         )
-
-
-def warn_of_changes(old: Numerics, new: Numerics) -> None:
-    """Say which numeric choices of the run don't hold here; weights will then differ in their last bits."""
-    now = asdict(new)
-    for key, value in asdict(old).items():
-        if value != now[key]:
-            telemetry.warn(f"this run was begun with {key} {value}, and goes on with {now[key]}: bits will differ")
 
 
 def _dotted(data: Any, prefix: str = "") -> list[tuple[str, Any]]:

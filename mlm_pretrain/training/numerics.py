@@ -1,0 +1,81 @@
+"""The choices that the bits of a run depend on: made once, kept in the run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.config import Config
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.packed_attention import supports_packing
+from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.training.device import Precision, describe_device, make_accelerator
+
+# Tokens of a forward pass where the config leaves it open.
+MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 32_768}
+
+
+@dataclass
+class Numerics:
+    """What a checkpoint records of them."""
+
+    precision: Precision
+    micro_batch: int
+    """Rows per forward pass."""
+    packing: bool
+    attention: str
+    device: str
+    threads: int
+    torch: str = field(default_factory=lambda: str(torch.__version__))
+
+
+def settle_numerics(
+    config: Config, run: RunDirectory, model: PreTrainedModel, old: Numerics | None
+) -> tuple[Numerics, Accelerator]:
+    """The numeric choices of a run, and the Accelerator that follows them.
+
+    Args:
+        old: those that the run was begun with; they are kept where they can be, and what differs here is said.
+
+    Raises:
+        UserError: a tracker isn't known or installed, a precision can't be had, or there are several processes.
+    """
+    settings = config.training
+    logging: dict[str, Any] = {"log_with": settings.report_to or None, "project_dir": run.trackers}
+    try:
+        accelerator = make_accelerator(settings, old.precision if old else None, **logging)
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise UserError(f"training.report_to: {error}") from None
+    if accelerator.num_processes > 1:
+        raise UserError("pretraining: one process for now: start it with accelerate launch --num_processes 1")
+    device = accelerator.device
+    rows = MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cuda"]) // config.stream.sequence_length
+    default = old.micro_batch if old else max(1, min(settings.global_batch_size, rows))
+    new = Numerics(
+        precision=accelerator.mixed_precision,
+        micro_batch=settings.per_device_train_batch_size or default,
+        packing=old.packing if old else supports_packing(model),
+        attention=model.config._attn_implementation,
+        device=describe_device(device),
+        threads=torch.get_num_threads(),
+    )
+    if old:
+        warn_of_changes(old, new)
+    elif not new.packing:
+        telemetry.say(f"{model.config.model_type}: takes no packed rows; each document has a row of its own")
+    return new, accelerator
+
+
+def warn_of_changes(old: Numerics, new: Numerics) -> None:
+    """Say which numeric choices of the run don't hold here; weights will then differ in their last bits."""
+    now = asdict(new)
+    for key, value in asdict(old).items():
+        if value != now[key]:
+            telemetry.warn(f"this run was begun with {key} {value}, and goes on with {now[key]}: bits will differ")
