@@ -264,7 +264,7 @@ class TaskConfig(OptimizerSection):
 
 class EvaluationConfig(Section):
     fill_mask: list[str] = []
-    """Sentences with one [MASK] each (or the tokenizer's own mask token); the model's guesses go into the records."""
+    """Sentences with one [MASK] each, whatever the tokenizer calls it; the guesses go into the records."""
 
 
 class PublishConfig(Section):

@@ -131,10 +131,12 @@ def finetune(config: Config, name: str | None = None, *, force: bool = False) ->
         UserError: there is no such task, no encoder yet, or its data can't be read.
     """
     if not config.tasks:
-        raise UserError("tasks: the config names no task; see the README's section on fine-tuning")
+        example = "tasks: [{task: classification, name: topic, train: topics.jsonl}]"
+        raise UserError(f"tasks: the config names no task; an example: {example}")
+    chosen = [config.task(name)] if name else config.tasks
     run = _open(config)
     run.write_config(config, ["tasks"])
-    for task in [config.task(name)] if name else config.tasks:
+    for task in chosen:
         _finetune_one(config, run, task, force)
     write_cards(config)
     return run.read_results()["tasks"]

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.objectives.base import Objective, Rows
+from mlm_pretrain.objectives.base import Objective
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.stream.pack import PackedRow, Segment, Segmenter, collate, fill, pack
 from mlm_pretrain.stream.shuffle import DocumentStream, State
@@ -227,6 +227,3 @@ def pack_all(segments: list[Segment], sequence_length: int) -> list[PackedRow]:
         rows.append(row)
         segments = rest
     return rows
-
-
-__all__ = ["GlobalBatch", "RowStream", "Rows", "global_batches", "rows_of"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import time
@@ -33,7 +32,7 @@ from mlm_pretrain.tasks.encoder import (
     quiet,
     window_length,
 )
-from mlm_pretrain.telemetry import progress, say
+from mlm_pretrain.telemetry import progress, say, world_size
 from mlm_pretrain.training.device import make_accelerator
 from mlm_pretrain.training.loss import backward_global_batch, optimizer_step
 from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
@@ -114,7 +113,7 @@ def finetune(task: TaskConfig, encoder: str | Path, out: Path, *, held_out_fract
 
 
 def _prepare(task: TaskConfig, encoder: str | Path, held_out_fraction: float) -> _Setup:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise UserError("finetune: runs on one process for now; start it without accelerate launch")
     adapter_class = TASKS[task.task]
     splits = read_splits(task, adapter_class.row_kind, held_out_fraction)

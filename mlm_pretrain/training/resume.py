@@ -20,10 +20,11 @@ FREE_KEYS = {
     "training.save_steps",
     "training.save_total_limit",
     "training.report_to",
+    "training.gradient_checkpointing",
 }
 # What a run keeps from its beginning, whatever the config says now.
 VOCABULARY = "the tokenizer"
-KEPT = {"training.bf16", "training.fp16", "training.gradient_checkpointing"}
+KEPT = {"training.bf16", "training.fp16"}
 
 
 @dataclass
