@@ -15,7 +15,7 @@ import re
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mlm_pretrain.errors import UserError, nearest
 
@@ -37,6 +37,17 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
+def _check_pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
@@ -45,6 +56,19 @@ class RunConfig(Section):
     name: Name = "run"
     seed: int = Field(0, ge=0, lt=2**32)
     output_dir: str = "runs"
+
+
+class FilterConfig(Section):
+    """Which documents of a source are dropped; every drop is counted by its reason."""
+
+    min_length: Positive | None = None
+    """Shortest document, in characters."""
+    max_length: Positive | None = None
+    """Longest document, in characters."""
+    include: Pattern | None = None
+    """A regular expression that a document has to match somewhere (`re.search`)."""
+    exclude: Pattern | None = None
+    """A regular expression that it may match nowhere."""
 
 
 class SourceConfig(Section):
@@ -60,7 +84,10 @@ class SourceConfig(Section):
     data_files: str | list[str] | dict[str, Any] | None = None
     text_column: str = "text"
     weight: float = Field(1.0, gt=0)
-    """This source's share of the text (in bytes) relative to the other sources' weights."""
+    """This source's share of the tokens relative to the other sources' weights."""
+    max_epochs: Positive | None = None
+    """A source repeats as often as its weight asks for; with this, so often at most, and the others go on without."""
+    filters: FilterConfig = FilterConfig()
     label: str | None = None
     """What the records call this source; by default it is made from `source`, `path` and `name`."""
     document: Literal["line", "paragraph", "file"] = "paragraph"
@@ -74,6 +101,9 @@ class SourceConfig(Section):
 
 class TextConfig(Section):
     sources: list[SourceConfig] = Field([SourceConfig(source="installed_docs")], min_length=1)
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] | None = None
+    """By default sources repeat until the training budget is spent. Otherwise the run ends sooner, when the first or
+    the last of them has been through (once, or `max_epochs` times), as in `datasets.interleave_datasets`."""
     validation_fraction: float = Field(0.005, ge=0.0, lt=0.5)
     """Share of the documents that is held out, chosen by a hash of the text."""
     validation_max_bytes: Bytes = 2_000_000
@@ -104,12 +134,27 @@ class TokenizerConfig(Section):
 
 class StreamConfig(Section):
     sequence_length: int = Field(512, ge=8)
+    lanes: Positive = 8
+    """Parts in which the text is read side by side, whatever the number of processes; at least as many as there are
+    processes × loader workers, best a multiple of the processes."""
     shuffle_window: Bytes = 64_000_000
-    """Bytes of text that are shuffled together (over all sources)."""
-    packing_buffer: Bytes = 1_000_000
-    """Bytes of text that are tokenised and packed into rows at a time."""
-    dataloader_num_workers: int | None = Field(None, ge=0, le=1)
-    """0: tokenise and mask in the training process; 1: beside it, in a process of its own; default 1 with a GPU."""
+    """Bytes of text that are shuffled together, over all lanes and sources."""
+    packing_buffer: Bytes = 4_000_000
+    """Bytes of text that are tokenised and packed into rows at a time, over all lanes and sources."""
+    prepared: bool | str = False
+    """Train on shards that `mlm-pretrain prepare` has written: true for those of this run, or their folder."""
+    dataloader_num_workers: int | None = Field(None, ge=0)
+    """Processes beside each training process that tokenise and mask; 0: the training process does. By default 0 on a
+    CPU, and beside a GPU as many as there are cores and lanes for."""
+
+
+class PrepareConfig(Section):
+    """`mlm-pretrain prepare`: the packed rows of one epoch, written once."""
+
+    deduplicate: bool = False
+    """Drop exact copies of documents, over all sources; the first one stays."""
+    num_proc: Positive | None = None
+    """Processes; by default one a core."""
 
 
 class Ramp(Section):
@@ -221,6 +266,10 @@ class TrainingConfig(OptimizerSection):
     """Steps between held-out passes; none by default, the evaluation stage scores the final model."""
     save_steps: Positive | None = 500
     save_total_limit: Positive | None = 2
+    on_bad_loss: Literal["stop", "skip"] = "stop"
+    """Where a loss is not finite or above `max_loss`: stop the run, or leave the step out and count it."""
+    max_loss: float | None = Field(None, gt=0)
+    """Nats per label; by default three times the loss of guessing uniformly, 3 ln(vocabulary)."""
     report_to: list[str] = []
 
 
@@ -281,6 +330,7 @@ class Config(Section):
     text: TextConfig = TextConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     stream: StreamConfig = StreamConfig()
+    prepare: PrepareConfig = PrepareConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
