@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from mlm_pretrain.errors import UserError
 
 if TYPE_CHECKING:
     from mlm_pretrain.config import Config
@@ -25,9 +22,6 @@ examples:
   mlm-pretrain predict runs/my-run/tasks/ner texts.txt      one text a line in, one JSON object a line out
   mlm-pretrain push runs/my-run --dry-run                   what would be sent to the Hub
 """
-
-# What the machine and not the program is at fault for: one line is enough.
-ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 
 Verb = Callable[[argparse.Namespace], None]
 
@@ -94,25 +88,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb.
 
     Returns:
-        0; 2 where the user can mend what went wrong (one line on stderr); 130 after Ctrl-C.
+        0; 2 where the user can mend what went wrong (one line on stderr); 128 + the signal where one has stopped it,
+        as 143 after SIGTERM, 130 after Ctrl-C.
     """
     arguments = _parse(argv)
     from mlm_pretrain import telemetry
+    from mlm_pretrain.training import ending, interrupts, processes
 
     telemetry.quiet_libraries()
     try:
         arguments.verb(arguments)
+    except interrupts.Interrupted as stop:
+        telemetry.say(str(stop))
+        status = stop.exit_code
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
-        return 130
+        telemetry.say("\ninterrupted; the same command goes on from the newest checkpoint")
+        return interrupts.EXIT_CODES[interrupts.CTRL_C]
     except Exception as error:
-        message = _one_line(error)
+        message = ending.one_line(error)
         if message is None or arguments.debug:
             raise
-        if telemetry.is_rank_zero():
-            print(f"error: {message}", file=sys.stderr)
-        return 2
-    return 0
+        if processes.is_first_to_speak():
+            # Another process than rank zero may speak into the middle of rank zero's progress bar.
+            print("" if telemetry.is_rank_zero() else "\n", f"error: {message}", sep="", file=sys.stderr)
+        status = 2
+    else:
+        return 0
+    processes.leave_last_word_to_rank_zero()
+    return status
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -124,18 +127,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"unrecognized argument: {extra}")
         arguments.overrides.append(extra)
     return arguments
-
-
-def _one_line(error: Exception) -> str | None:
-    """What to tell the user of an error that is not this program's; None for one that is."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
-        return f"{error.filename or 'writing'}: {error.strerror}; what was computed before stands"
-    # Rust's writers report the system's errors in words only.
-    if "No space left on device" in str(error):
-        return f"No space left on device; make room and repeat the command ({str(error).splitlines()[0][:200]})"
-    return None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -139,8 +139,9 @@ class StreamConfig(Section):
     processes × loader workers, best a multiple of the processes."""
     shuffle_window: Bytes = 64_000_000
     """Bytes of text that are shuffled together, over all lanes and sources."""
-    packing_buffer: Bytes = 4_000_000
-    """Bytes of text that are tokenised and packed into rows at a time, over all lanes and sources."""
+    packing_buffer: Bytes | None = None
+    """Bytes of text that are tokenised and packed into rows at a time, over all lanes and sources; by default 4 MB,
+    or more where rows are long."""
     prepared: bool | str = False
     """Train on shards that `mlm-pretrain prepare` has written: true for those of this run, or their folder."""
     dataloader_num_workers: int | None = Field(None, ge=0)
@@ -361,3 +362,12 @@ def fingerprint(*parts: Any) -> str:
     """A short digest of plain data or config sections: equal inputs, equal digest."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def dotted(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as one mapping from dotted keys to values."""
+    if isinstance(data, dict) and data:
+        return {name: value for key in data for name, value in dotted(data[key], f"{prefix}{key}.").items()}
+    if isinstance(data, list) and data:
+        return dotted(dict(enumerate(data)), prefix)
+    return {prefix.removesuffix("."): data}

@@ -38,6 +38,8 @@ class RunDirectory:
         """The held-out documents that are scored: `{"text", "source"}` rows."""
         self.tokenizer = self.root / "tokenizer"
         self.tokenizer_report = self.tokenizer / "report.json"
+        self.prepared = self.root / "prepared"
+        """Packed rows, written ahead of training."""
         self.checkpoints = self.root / "checkpoints"
         self.model = self.root / "model"
         self.tasks = self.root / "tasks"
@@ -45,6 +47,8 @@ class RunDirectory:
         self.results = self.root / "results.json"
         self.trackers = self.root / "trackers"
         self.card = self.root / "README.md"
+        self.end = self.root / "end.json"
+        """Why the last stage ended, or that it is running."""
         self._stages = self.root / "stages.json"
         self._lock = self.root / ".lock"
 

@@ -1,12 +1,17 @@
 """The stages as plain functions: each reads its inputs from the run directory and leaves its outputs there.
 
 A stage whose output stands and whose inputs have not changed is skipped; `force=True` runs it all the same.
+
+Pretraining uses all processes that a launcher has started. Whatever else is to be done, rank zero does alone: the
+others wait for it before pretraining, and exit behind it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,9 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory, file_digest, write_folder, write_json, write_text
+from mlm_pretrain.training.ending import noted_end
+from mlm_pretrain.training.interrupts import Interrupts
+from mlm_pretrain.training.processes import Processes, leave_to_rank_zero, start
 
 VERSIONED = ("mlm-pretrain", "torch", "transformers", "datasets", "tokenizers", "accelerate")
 
@@ -31,7 +39,12 @@ def train_tokenizer(config: Config, *, force: bool = False) -> Path:
     Raises:
         UserError: a source or the existing tokenizer can't be read, or there is no text.
     """
-    run = _open(config)
+    leave_to_rank_zero()
+    return _train_tokenizer(config, force)
+
+
+def _train_tokenizer(config: Config, force: bool) -> Path:
+    run = RunDirectory.of(config)
     inputs = _text_inputs(config)
     if not force and _tokenizer_stands(run, inputs):
         return _skipped("tokenizer", run.tokenizer)
@@ -44,7 +57,7 @@ def train_tokenizer(config: Config, *, force: bool = False) -> Path:
 
     settings = config.tokenizer
     existing = settings.path or config.model.path
-    with run.stage("tokenizer", inputs):
+    with _stage(run, "tokenizer", inputs):
         seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
         if existing:
             revision = settings.revision if settings.path else config.model.revision
@@ -74,22 +87,45 @@ def pretrain(config: Config, *, force: bool = False) -> Path:
         `model/`, for `AutoModelForMaskedLM.from_pretrained`.
 
     Raises:
-        UserError: bad input, a checkpoint of another run, or a loss that is not finite.
+        UserError: bad input, a checkpoint of another run, a bad loss, or another process has died.
+        Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; a checkpoint is written.
+        SystemExit: this process is not rank zero, and is not needed any more.
     """
-    run = _open(config)
+    return _pretrain(config, start(config), force)
+
+
+def _pretrain(config: Config, processes: Processes, force: bool) -> Path:
+    run = RunDirectory.of(config)
+    if processes.rank == 0:
+        _lead_pretraining(config, run, processes, force)
+    elif processes.broadcast():
+        from mlm_pretrain.training.loop import pretrain as train
+
+        with Interrupts() as interrupts:
+            train(config, run, processes=processes, interrupts=interrupts)
+    processes.go_on_alone()
+    write_cards(config)
+    return run.model
+
+
+def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, force: bool) -> None:
+    """What rank zero does; the others wait to be told whether there is anything to train."""
     inputs = _model_inputs(config)
     if not force and run.stands("pretrain", inputs, run.model):
-        return _skipped("pretrain", run.model)
+        _skipped("pretrain", run.model)
+        processes.broadcast(False)
+        return
     _refuse_other_run(config, run)
     if not _tokenizer_stands(run, _text_inputs(config)):
-        train_tokenizer(config)
+        _train_tokenizer(config, force=False)
     run.write_config(config)
     from mlm_pretrain.training.loop import pretrain as train
 
-    with run.stage("pretrain", inputs):
-        run.record({"pretraining": train(config, run), "versions": _versions()})
-    write_cards(config)
-    return run.model
+    # Signals are the outer context: the launcher's, when another process has died, may not cut the last note short.
+    with Interrupts() as interrupts, _stage(run, "pretrain", inputs):
+        processes.broadcast(True)
+        figures = train(config, run, processes=processes, interrupts=interrupts)
+        run.record({"pretraining": figures, "versions": _versions()})
 
 
 def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
@@ -101,7 +137,8 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
     Raises:
         UserError: there is no model yet, or no held-out text.
     """
-    run = _open(config)
+    leave_to_rank_zero()
+    run = RunDirectory.of(config)
     inputs = fingerprint(_model_inputs(config), config.evaluation)
     if not force and run.stands("evaluate", inputs, run.results) and "heldout" in run.read_results():
         _skipped("evaluate", run.results)
@@ -110,7 +147,7 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
 
     _check_fill_mask(config)
     run.write_config(config, ["evaluation"])
-    with run.stage("evaluate", inputs):
+    with _stage(run, "evaluate", inputs):
         figures = masked_lm.evaluate(config, run)
         run.record(figures)
     write_cards(config)
@@ -130,11 +167,12 @@ def finetune(config: Config, name: str | None = None, *, force: bool = False) ->
     Raises:
         UserError: there is no such task, no encoder yet, or its data can't be read.
     """
+    leave_to_rank_zero()
     if not config.tasks:
         example = "tasks: [{task: classification, name: topic, train: topics.jsonl}]"
         raise UserError(f"tasks: the config names no task; an example: {example}")
     chosen = [config.task(name)] if name else config.tasks
-    run = _open(config)
+    run = RunDirectory.of(config)
     run.write_config(config, ["tasks"])
     for task in chosen:
         _finetune_one(config, run, task, force)
@@ -157,6 +195,7 @@ def push(config: Config, *, repo_id: str | None = None, dry_run: bool = False) -
     Raises:
         UserError: there is nothing to push, no repository is named, or the Hub can't be reached or refuses.
     """
+    leave_to_rank_zero()
     from mlm_pretrain.publish import hub
 
     return hub.push(RunDirectory.of(config), config, dry_run=dry_run, repo_id=repo_id)
@@ -168,9 +207,11 @@ def run_all(config: Config) -> RunDirectory:
     Raises:
         UserError: as the stages do.
     """
+    processes = start(config)
     telemetry.say(f"run {config.run.name}: {RunDirectory.of(config).root}")
-    train_tokenizer(config)
-    pretrain(config)
+    if processes.rank == 0:
+        _train_tokenizer(config, force=False)
+    _pretrain(config, processes, force=False)
     if RunDirectory.of(config).validation.stat().st_size:
         evaluate(config)
     else:
@@ -194,16 +235,16 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
         return
     from mlm_pretrain.tasks.finetune import finetune as train
 
-    with run.stage(stage, inputs):
+    with _stage(run, stage, inputs):
         held_out = config.text.validation_fraction
         result = train(task, task.model or run.model, run.task(task.name), held_out_fraction=held_out)
         run.record({"tasks": {task.name: result}})
 
 
-def _open(config: Config) -> RunDirectory:
-    if telemetry.world_size() > 1:
-        raise UserError("one process for now: start it with accelerate launch --num_processes 1")
-    return RunDirectory.of(config)
+@contextlib.contextmanager
+def _stage(run: RunDirectory, name: str, inputs: str) -> Iterator[None]:
+    with run.stage(name, inputs), noted_end(run, name):
+        yield
 
 
 def _refuse_other_run(config: Config, run: RunDirectory) -> None:
@@ -216,12 +257,12 @@ def _refuse_other_run(config: Config, run: RunDirectory) -> None:
         return
     from mlm_pretrain.text.mixture import source_names
     from mlm_pretrain.text.sources import fingerprint_source
-    from mlm_pretrain.training.checkpoint import newest_checkpoint, read_state
+    from mlm_pretrain.training.checkpoint import recorded_identity
     from mlm_pretrain.training.resume import VOCABULARY, identity, refuse_changes
 
-    saved = newest_checkpoint(run.checkpoints)
-    if saved is not None:
-        old = read_state(saved)["identity"]
+    recorded = recorded_identity(run.checkpoints)
+    if recorded is not None:
+        saved, old = recorded
         names = source_names(config.text)
         corpus = {name: fingerprint_source(each) for name, each in zip(names, config.text.sources, strict=True)}
         refuse_changes(saved, old, identity(config, old[VOCABULARY], corpus))

@@ -1,176 +1,41 @@
 """Figures about this package, measured beside its peers in one run.
 
     python scripts/bench.py throughput
-    python scripts/bench.py throughput --minutes 5 --json figures.json
+    python scripts/bench.py order loader --minutes 5 --json figures.json
+    python scripts/bench.py packing --data books/
 
 Each figure prints a table; `--json` writes flat keys `<figure>.<name>` beside the machine's description. A figure
-takes about a minute by default. The text is the documentation strings of the installed packages.
+takes about a minute by default (some need longer to say anything, see below). The text is the documentation strings
+of the installed packages, or with `--data` text of your own: a file or folder, as the `files` source reads it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.config import Config
-from mlm_pretrain.config_file import make_config
-from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.training.device import choose_precision, describe_device, make_accelerator
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.training.device import describe_device
 
-WARMUP_STEPS = 3
-ROUNDS = 2
+Figure = Callable[[float, Path, Path | None], dict[str, float]]
+"""(minutes, an empty folder, the user's text) → numbers."""
 
-
-@dataclass
-class Stopwatch:
-    """Real tokens a second, the first steps left out."""
-
-    tokens: list[int] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-
-    def tick(self, tokens: int) -> None:
-        """A step over so many tokens begins."""
-        self.times.append(time.perf_counter())
-        self.tokens.append(tokens)
-
-    def tokens_per_second(self) -> float:
-        seconds = self.times[-1] - self.times[WARMUP_STEPS]
-        return sum(self.tokens[WARMUP_STEPS:-1]) / seconds
+FIGURES = ("throughput", "order", "resume", "loader", "memory", "packing")
+"""Each is the function of its name in the module of its name in `figures/`."""
 
 
-def throughput(minutes: float, folder: Path) -> dict[str, float]:
-    """Real tokens a second of pretraining: our loop against `transformers.Trainer`, same model, text, batch, rows.
-
-    trainer_default is `Trainer` with `DataCollatorForLanguageModeling` on rows filled by concatenation, as
-    run_mlm.py makes them; trainer_tuned adds what a knowing user sets: bf16 where it is faster here, and the
-    architecture's own head on masked positions only (`sparse_prediction`).
-    """
-    config = _config(folder)
-    run = RunDirectory.of(config)
-    from mlm_pretrain.stages import train_tokenizer
-
-    train_tokenizer(config)
-    rows = _concatenated_rows(config, run)
-    precision = choose_precision(config.training, make_accelerator(config.training).device)
-    systems: dict[str, Callable[[float], float]] = {
-        "ours": lambda seconds: _ours(config, seconds),
-        "trainer_tuned": lambda seconds: _trainer(config, run, rows, seconds, bf16=precision == "bf16", sparse=True),
-        "trainer_default": lambda seconds: _trainer(config, run, rows, seconds, bf16=False, sparse=False),
-    }
-    seconds = 60 * minutes / (ROUNDS * len(systems)) - 1
-    measured: dict[str, list[float]] = {name: [] for name in systems}
-    for _ in range(ROUNDS):
-        for name, system in systems.items():
-            measured[name].append(system(seconds))
-    figures = {name: statistics.median(values) for name, values in measured.items()}
-    return figures | {
-        f"ratio_{peer}": statistics.median(
-            ours / theirs for ours, theirs in zip(measured["ours"], measured[f"trainer_{peer}"], strict=True)
-        )
-        for peer in ("default", "tuned")
-    }
-
-
-def _config(folder: Path) -> Config:
-    return make_config(
-        {
-            "run": {"name": "bench", "output_dir": str(folder)},
-            "text": {"sources": [{"source": "installed_docs"}], "validation_max_bytes": "100KB"},
-            "tokenizer": {"vocab_size": 8192, "max_bytes": "4MB"},
-            "stream": {"sequence_length": 128, "shuffle_window": "4MB", "packing_buffer": "500KB"},
-            "model": {"preset": "nano"},
-            "training": {"budget": {"minutes": 1}, "global_batch_size": 32, "save_steps": None},
-        }
-    )
-
-
-def _ours(config: Config, seconds: float) -> float:
-    from mlm_pretrain.training.loop import Pretraining
-
-    with tempfile.TemporaryDirectory() as folder:
-        # A run of its own, so that nothing is resumed; the tokenizer is the common one.
-        run = RunDirectory(folder)
-        run.tokenizer = RunDirectory.of(config).tokenizer
-        training = config.training.model_copy(update={"budget": {"minutes": seconds / 60}})
-        timed = Config.model_validate({**config.model_dump(), "training": training.model_dump()})
-        stopwatch = Stopwatch()
-        Pretraining(timed, run).train(on_batch=lambda step, batch: stopwatch.tick(batch.tokens))
-        return stopwatch.tokens_per_second()
-
-
-def _trainer(
-    config: Config, run: RunDirectory, rows: list[dict[str, Any]], seconds: float, bf16: bool, sparse: bool
-) -> float:
-    from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
-
-    from mlm_pretrain.models.build import build_model
-    from mlm_pretrain.text.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(str(run.tokenizer))
-    settings = config.model.model_copy(update={"config": {"sparse_prediction": sparse}})
-    model = build_model(settings, tokenizer, config.stream.sequence_length)
-    stopwatch = Stopwatch()
-    size = config.training.global_batch_size
-
-    class Timer(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            stopwatch.tick(size * config.stream.sequence_length)
-            control.should_training_stop = time.perf_counter() - stopwatch.times[0] > seconds
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = time.perf_counter() - stopwatch.times[0] > seconds
-
-    # Accelerate remembers the precision of the system that ran before.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=size,
-            max_steps=1_000_000,
-            bf16=bf16,
-            use_cpu=not torch.cuda.is_available(),
-            logging_steps=50,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            learning_rate=config.training.learning_rate,
-        )
-        collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-        trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collator, callbacks=[Timer()])
-        trainer.train()
-    return stopwatch.tokens_per_second()
-
-
-def _concatenated_rows(config: Config, run: RunDirectory, count: int = 4000) -> list[dict[str, Any]]:
-    """Rows as run_mlm.py's group_texts makes them: documents with their special tokens, end to end, cut."""
-    from mlm_pretrain.stream.shuffle import DocumentStream
-    from mlm_pretrain.text.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(str(run.tokenizer))
-    length = config.stream.sequence_length
-    documents = DocumentStream(config.text, config.run.seed, config.stream.shuffle_window)
-    tokens: list[int] = []
-    while len(tokens) < count * length:
-        texts = [text for text, _ in documents.take(500_000)]
-        for ids in tokenizer(texts, verbose=False)["input_ids"]:
-            tokens += ids
-    return [{"input_ids": tokens[start : start + length]} for start in range(0, count * length, length)]
-
-
-FIGURES: dict[str, Callable[[float, Path], dict[str, float]]] = {"throughput": throughput}
+def load_figure(name: str) -> Figure:
+    return getattr(importlib.import_module(f"figures.{name}"), name)
 
 
 def machine() -> dict[str, str]:
@@ -184,7 +49,7 @@ def machine() -> dict[str, str]:
         platform.processor(),
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    names = ("torch", "transformers")
+    names = ("torch", "transformers", "datasets", "tokenizers")
     return {
         "processor": model,
         "device": describe_device(device),
@@ -194,18 +59,26 @@ def machine() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", nargs="+", choices=sorted(FIGURES), metavar="FIGURE", help=", ".join(FIGURES))
-    parser.add_argument("--minutes", type=float, default=1.0, help="minutes a figure (default 1)")
+    summaries = "\n".join(f"  {name:<12}{(load_figure(name).__doc__ or '').splitlines()[0]}" for name in FIGURES)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=f"figures:\n{summaries}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("figures", nargs="+", choices=FIGURES, metavar="FIGURE", help=", ".join(FIGURES))
+    parser.add_argument("--minutes", type=float, default=1.0, help="about how long a figure may take (default 1)")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="your own text files")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write flat keys here")
     arguments = parser.parse_args()
     telemetry.quiet_libraries()
     flat: dict[str, Any] = {}
     for name in arguments.figures:
         with tempfile.TemporaryDirectory() as folder:
-            figures = FIGURES[name](arguments.minutes, Path(folder))
+            try:
+                figures = load_figure(name)(arguments.minutes, Path(folder), arguments.data)
+            except UserError as error:
+                parser.exit(2, f"{name}: {error}\n")
         flat |= {f"{name}.{key}": value for key, value in figures.items()}
-        print("\n" + telemetry.table([(key, f"{value:,.2f}") for key, value in figures.items()], (name, "")))
+        rows = [(key, f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}") for key, value in figures.items()]
+        print("\n" + telemetry.table(rows, (name, "")))
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine().items()))
     if arguments.json:
         arguments.json.write_text(json.dumps({**flat, "machine": machine()}, indent=2) + "\n", encoding="utf-8")

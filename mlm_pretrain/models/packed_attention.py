@@ -26,19 +26,29 @@ def model_inputs(model: PreTrainedModel, batch: dict[str, Tensor], packing: bool
     """
     segments = batch["segment_ids"]
     if not packing:
-        return {"input_ids": batch["input_ids"], "attention_mask": (segments > 0).long()}
+        real = segments > 0
+        # In a row of padding alone, padding is attended to: no row of the softmax may be empty.
+        return {"input_ids": batch["input_ids"], "attention_mask": (real | ~real.any(dim=1, keepdim=True)).long()}
     # Padding attends to padding, so that no row of the softmax is empty.
     same = segments[:, None, :, None] == segments[:, None, None, :]
-    mask: Tensor | dict[str, Tensor] = same
+    mask: Tensor | dict[str, Tensor] = _as_taken(model, same)
     if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         place = torch.arange(segments.shape[1], device=segments.device)
         near = (place[:, None] - place[None, :]).abs() <= model.config.sliding_window
-        mask = {"full_attention": same, "sliding_attention": same & near}
+        mask = {"full_attention": mask, "sliding_attention": _as_taken(model, same & near)}
     return {
         "input_ids": batch["input_ids"],
         "attention_mask": mask,
         "position_ids": batch["position_ids"] + first_position(model.config.model_type, model.config.pad_token_id),
     }
+
+
+def _as_taken(model: PreTrainedModel, mask: Tensor) -> Tensor:
+    """A boolean mask as the model's attention takes it: eager attention adds it to its scores."""
+    if model.config._attn_implementation != "eager":
+        return mask
+    dtype = model.get_input_embeddings().weight.dtype
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def supports_packing(model: PreTrainedModel) -> bool:

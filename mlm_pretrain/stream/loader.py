@@ -1,163 +1,185 @@
 """Masked global batches, each with the state of the stream behind it.
 
-Text is taken, tokenised and packed in chunks of `packing_buffer` bytes. A chunk is a pure function of where the
-documents stood when it began and of the segments that waited from the chunk before, so the state of the whole
-stream is those two and the number of rows taken from the chunk. Every batch carries the state that follows it:
-however far a worker has read ahead, a checkpoint holds the place of the batch that was trained on last.
+Row number n of a run comes from lane n mod `lanes`; rows of one lane come in the lane's own order, whoever reads it.
+So the sequence of global batches is a pure function of config, seed and corpus, and processes and loader workers are
+only assigned lanes: lane l belongs to process l mod (number of processes), and there to one of its workers. Every
+batch carries the state that follows it of each lane: however far a worker has read ahead, a checkpoint holds the
+place of the batch that was trained on last.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from mlm_pretrain.config import Config
+from mlm_pretrain.config import Config, TextConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import Objective
 from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.stream.pack import PackedRow, Segment, Segmenter, collate, fill, pack
-from mlm_pretrain.stream.shuffle import DocumentStream, State
+from mlm_pretrain.stream import forked
+from mlm_pretrain.stream.lanes import LaneRows, RowSource, TextRows
+from mlm_pretrain.stream.pack import Row, Segmenter, collate, least_chunk_bytes, pack
+from mlm_pretrain.stream.prepared import PreparedRows, prepared_folder, read_manifest
+from mlm_pretrain.stream.shuffle import DocumentReader, Lane, Origin, State
+from mlm_pretrain.text.mixture import open_source, source_names
 
-
-class RowStream:
-    """The rows of a run in training order, endless.
-
-    Args:
-        config: its `text`, `stream` and `run.seed` shape the order.
-        tokenizer: makes the tokens.
-        packing: whether documents share rows; else each segment has a row of its own.
-    """
-
-    def __init__(self, config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool) -> None:
-        self._seed = config.run.seed
-        self._sequence_length = config.stream.sequence_length
-        self._chunk_bytes = config.stream.packing_buffer
-        self._packing = packing
-        self._documents = DocumentStream(config.text, config.run.seed, config.stream.shuffle_window)
-        self._segment = Segmenter(tokenizer, self._sequence_length)
-        self._begin: State = {"documents": self._documents.state(), "waiting": [], "row": 0}
-        self._waiting: list[Segment] = []
-        self._rows: list[PackedRow] = []
-        self._taken = 0
-
-    @property
-    def names(self) -> list[str]:
-        """The sources' names; `source_ids` index into it."""
-        return self._documents.names
-
-    def take(self, count: int) -> tuple[list[PackedRow], int]:
-        """The next rows, and the number of the first of them in the run."""
-        first = self._begin["row"] + self._taken
-        rows: list[PackedRow] = []
-        while len(rows) < count:
-            if self._taken == len(self._rows):
-                self._next_chunk()
-            part = self._rows[self._taken : self._taken + count - len(rows)]
-            self._taken += len(part)
-            rows += part
-        return rows, first
-
-    def counts(self) -> dict[str, dict[str, Any]]:
-        """By source: epoch, documents and bytes taken, drops by reason."""
-        return self._documents.counts()
-
-    def state(self) -> State:
-        return {"begin": self._begin, "taken": self._taken}
-
-    def restore(self, state: State) -> None:
-        begin = state["begin"]
-        self._documents.restore(begin["documents"])
-        self._waiting = [Segment(ids, source) for ids, source in begin["waiting"]]
-        self._begin, self._rows, self._taken = begin, [], 0
-        if state["taken"]:
-            self._make_chunk()
-            self._taken = state["taken"]
-
-    def _next_chunk(self) -> None:
-        self._begin = {
-            "documents": self._documents.state(),
-            "waiting": [[segment.ids, segment.source] for segment in self._waiting],
-            "row": self._begin["row"] + len(self._rows),
-        }
-        self._make_chunk()
-        self._taken = 0
-
-    def _make_chunk(self) -> None:
-        segments = self._waiting + self._segment(self._documents.take(self._chunk_bytes))
-        if self._packing:
-            rows, self._waiting = pack(segments, self._sequence_length)
-        else:
-            rows, self._waiting = [[segment] for segment in segments], []
-        # Packing sorts by length; a batch should see all lengths.
-        order = np.random.default_rng([self._seed, 0, self._begin["row"]]).permutation(len(rows))
-        self._rows = [rows[position] for position in order]
+PREFETCH = 4
+"""Batches that a worker is ahead."""
+PACKING_BUFFER = 4_000_000
+"""By default so many bytes of text are packed at a time, over all lanes and sources, but no fewer than
+`least_chunk_bytes` in each."""
 
 
 @dataclass
 class GlobalBatch:
-    """One optimizer step's rows, masked."""
+    """One process's share of an optimizer step's rows, masked."""
 
     tensors: dict[str, torch.Tensor]
-    """What the objective makes of the rows; each tensor is [global_batch_size, …], on the CPU."""
+    """What the objective makes of the rows; each tensor is [rows, …], on the CPU. Where the text has ended, rows are
+    padding alone, without labels."""
+    rows: torch.Tensor
+    """[rows] int64: their numbers in the run, ascending."""
     tokens: int
     """Real tokens, padding not counted."""
-    state: str
-    """The stream's state behind this batch, as JSON: resuming from it gives the next batch."""
+    lanes: dict[str, State]
+    """The state behind this batch of each of this process's lanes; that of all lanes resumes the stream."""
     counts: dict[str, dict[str, Any]]
-    """By source: epoch, documents and bytes taken, drops by reason."""
+    """By source, over this process's lanes: `documents`, `bytes` and `tokens` taken, `epoch` (of the lane that is
+    last), `dropped` (by reason)."""
+
+
+def open_lanes(
+    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, lanes: Iterable[Lane]
+) -> list[LaneRows]:
+    """The rows of some lanes of a run, from their beginning.
+
+    Raises:
+        UserError: a source or the prepared shards can't be read.
+    """
+    open_source_rows = _open_prepared(config) if config.stream.prepared else _open_text(config, tokenizer, packing)
+    sources = range(len(config.text.sources))
+    return [
+        LaneRows([open_source_rows(Origin(config.run.seed, number, lane)) for number in sources], config.text)
+        for lane in lanes
+    ]
+
+
+def _open_text(config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool) -> Callable[[Origin], RowSource]:
+    length = config.stream.sequence_length
+    segmenter = Segmenter(tokenizer, length)
+    datasets = [open_source(source) for source in config.text.sources]
+
+    def open_source_rows(origin: Origin) -> RowSource:
+        documents = DocumentReader(
+            datasets[origin.source],
+            config.text.sources[origin.source],
+            origin,
+            window_bytes=_window_bytes(config, origin),
+            held_out_fraction=config.text.validation_fraction,
+            max_epochs=_max_epochs(config.text, origin.source),
+        )
+        return TextRows(origin, documents, segmenter, _chunk_bytes(config, origin), length, packing)
+
+    return open_source_rows
+
+
+def _open_prepared(config: Config) -> Callable[[Origin], RowSource]:
+    folder = prepared_folder(config)
+    manifest = read_manifest(folder)
+
+    def open_source_rows(origin: Origin) -> RowSource:
+        entry = manifest["sources"][origin.source]
+        limit = _max_epochs(config.text, origin.source)
+        return PreparedRows(origin, folder, entry, _window_bytes(config, origin), limit)
+
+    return open_source_rows
+
+
+def _max_epochs(text: TextConfig, source: int) -> int | None:
+    return text.sources[source].max_epochs or (1 if text.stopping_strategy == "first_exhausted" else None)
+
+
+def _share(config: Config, origin: Origin) -> float:
+    """A source's share in a lane of what is bounded over all of them."""
+    weights = [source.weight for source in config.text.sources]
+    return weights[origin.source] / sum(weights) / origin.lane.of
+
+
+def _window_bytes(config: Config, origin: Origin) -> int:
+    return max(int(config.stream.shuffle_window * _share(config, origin)), 1)
+
+
+def _chunk_bytes(config: Config, origin: Origin) -> int:
+    given = config.stream.packing_buffer
+    if given is not None:
+        return max(int(given * _share(config, origin)), 1)
+    return max(int(PACKING_BUFFER * _share(config, origin)), least_chunk_bytes(config.stream.sequence_length))
 
 
 class _Batches(IterableDataset):
+    """A worker's share of the batches; each item is one step's."""
+
     def __init__(
         self,
         config: Config,
         tokenizer: PreTrainedTokenizerBase,
         objective: Objective,
         packing: bool,
-        state: str | None,
+        state: State | None,
         step: int,
+        lanes: list[int],
     ) -> None:
         super().__init__()
-        self._make_rows = lambda: RowStream(config, tokenizer, packing)
-        self._size = config.training.global_batch_size
-        self._sequence_length = config.stream.sequence_length
-        self._pad_id = int(tokenizer.pad_token_id)
-        self._random = RowRandom(config.run.seed)
+        self._config = config
+        self._tokenizer = tokenizer
         self._objective = objective
+        self._packing = packing
         self._state = state
         self._step = step
+        self._lanes = lanes
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        if get_worker_info() is not None:
-            # A forked process has the tokenizer's thread pool without its threads, and would wait for them forever.
-            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        worker = get_worker_info()
+        if worker is not None:
+            forked.settle()
+        lanes = self._lanes[worker.id :: worker.num_workers] if worker else self._lanes
         try:
-            yield from self._batches()
+            yield from self._batches(lanes)
         except UserError as error:
             # An exception from a worker would arrive wrapped in the worker's traceback.
             yield {"error": str(error)}
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        stream = self._make_rows()
+    def _batches(self, lanes: list[int]) -> Iterator[dict[str, Any]]:
+        config = self._config
+        of, size, length = config.stream.lanes, config.training.global_batch_size, config.stream.sequence_length
+        streams = open_lanes(config, self._tokenizer, self._packing, [Lane(number, of) for number in lanes])
         if self._state is not None:
-            stream.restore(json.loads(self._state))
+            for number, stream in zip(lanes, streams, strict=True):
+                stream.restore(self._state[str(number)])
+        names = source_names(config.text)
+        random = RowRandom(config.run.seed)
+        pad_id = int(self._tokenizer.pad_token_id)
         step = self._step
         while True:
-            taken, first = stream.take(self._size)
-            rows = collate(taken, self._sequence_length, self._pad_id, first, step)
+            taken: dict[int, Row | None] = {}
+            for number, stream in zip(lanes, streams, strict=True):
+                numbers = range(step * size + (number - step * size) % of, (step + 1) * size, of)
+                taken |= zip(numbers, stream.take(len(numbers)), strict=True)
+            index = sorted(taken)
+            rows = collate([taken[number] for number in index], length, pad_id, index, step)
+            counts = merge_counts(dict(zip(names, stream.counts(), strict=True)) for stream in streams)
             yield {
-                "tensors": self._objective.corrupt(rows, self._random),
-                "tokens": sum(fill(row) for row in taken),
-                "state": json.dumps(stream.state()),
-                "counts": json.dumps(stream.counts()),
+                "tensors": self._objective.corrupt(rows, random),
+                "rows": rows.index,
+                "tokens": sum(row.tokens for row in taken.values() if row),
+                "lanes": {str(number): stream.state() for number, stream in zip(lanes, streams, strict=True)},
+                "counts": counts,
             }
             step += 1
 
@@ -169,61 +191,111 @@ def global_batches(
     *,
     packing: bool,
     num_workers: int,
-    state: str | None = None,
+    state: dict[str, State] | None = None,
     step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[GlobalBatch]:
-    """The masked global batches of a run from `step` on; endless.
+    """One process's share of the masked global batches of a run, from `step` on; endless.
 
-    The sequence depends on the config (text, stream, objective, seed, global batch size), the tokenizer and the
-    corpus alone, not on `num_workers` nor on where it was left and taken up again.
+    The global batches depend on the config (text, stream, objective, seed, global batch size), the tokenizer and the
+    corpus alone: not on the number of workers and processes, nor on where they were left and taken up again.
 
     Args:
-        state: what the batch before `step` carried; None at the beginning.
-        num_workers: 0 makes batches in this process, 1 beside it.
+        state: of every lane, by its number, behind the batch before `step`; None at the beginning.
+        num_workers: 0 makes batches in this process, more make them beside it.
 
     Raises:
-        UserError: a source can't be read.
+        UserError: a source can't be read, a worker was killed, or there are more processes than lanes or rows.
     """
+    lanes = _lanes_of(config, rank, world_size)
+    workers = min(num_workers, len(lanes))
     loader = DataLoader(
-        _Batches(config, tokenizer, objective, packing, state, step),
+        _Batches(config, tokenizer, objective, packing, state, step, lanes),
         batch_size=None,
-        num_workers=num_workers,
-        prefetch_factor=4 if num_workers else None,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="fork" if num_workers else None,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        collate_fn=_as_tensors,
         # A loader draws a seed for its workers: not from the generator that dropout draws from.
         generator=torch.Generator(),
     )
-    for item in loader:
-        if "error" in item:
-            raise UserError(item["error"])
-        yield GlobalBatch(item["tensors"], item["tokens"], item["state"], json.loads(item["counts"]))
+    # A loader takes an item of each worker in turn.
+    items = iter(loader)
+    while True:
+        try:
+            parts = [next(items) for _ in range(max(workers, 1))]
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"a loader worker has ended ({str(error).splitlines()[0]}); is there memory for it?"
+            ) from None
+        for part in parts:
+            if "error" in part:
+                raise UserError(part["error"])
+        yield _joined(parts)
+
+
+def _lanes_of(config: Config, rank: int, world_size: int) -> list[int]:
+    lanes, rows = config.stream.lanes, config.training.global_batch_size
+    if world_size > lanes:
+        raise UserError(f"stream.lanes: {lanes} lanes are too few for {world_size} processes; give each one at least")
+    # Where the lanes don't divide evenly, some process has no row among so few of the order.
+    least = 2 * world_size if lanes % world_size else world_size
+    if rows < least:
+        raise UserError(f"training.global_batch_size: {rows} rows are too few for {world_size} processes")
+    return list(range(rank, lanes, world_size))
+
+
+def _as_tensors(item: dict[str, Any]) -> dict[str, Any]:
+    if "error" in item:
+        return item
+    tensors = {name: torch.from_numpy(array) for name, array in item["tensors"].items()}
+    return {**item, "tensors": tensors, "rows": torch.from_numpy(item["rows"])}
+
+
+def _joined(parts: list[dict[str, Any]]) -> GlobalBatch:
+    """The workers' shares of a step as one batch, its rows in order."""
+    tensors, rows = parts[0]["tensors"], parts[0]["rows"]
+    if len(parts) > 1:
+        rows, order = torch.cat([part["rows"] for part in parts]).sort()
+        tensors = {name: torch.cat([part["tensors"][name] for part in parts])[order] for name in tensors}
+    if torch.cuda.is_available():
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return GlobalBatch(
+        tensors,
+        rows,
+        sum(part["tokens"] for part in parts),
+        {number: state for part in parts for number, state in part["lanes"].items()},
+        merge_counts(part["counts"] for part in parts),
+    )
+
+
+def merge_counts(parts: Iterable[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The counts by source of several lanes or processes as one: sums, and the smallest epoch."""
+    merged: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for name, counts in part.items():
+            if name not in merged:
+                merged[name] = counts
+                continue
+            so_far = merged[name]
+            merged[name] = {
+                **{key: so_far[key] + counts[key] for key in ("tokens", "documents", "bytes")},
+                "epoch": min(so_far["epoch"], counts["epoch"]),
+                "dropped": dict(sorted((Counter(so_far["dropped"]) + Counter(counts["dropped"])).items())),
+            }
+    return merged
 
 
 def rows_of(
     documents: list[tuple[str, int]], tokenizer: PreTrainedTokenizerBase, sequence_length: int, packing: bool
-) -> list[PackedRow]:
+) -> list[Row]:
     """All rows of a fixed set of documents (pairs of text and source number), in a fixed order."""
-    segments = Segmenter(tokenizer, sequence_length)(documents)
-    if not packing:
-        return [[segment] for segment in segments]
-    rows, waiting = pack(segments, sequence_length)
-    return rows + pack_all(waiting, sequence_length)
-
-
-def pack_all(segments: list[Segment], sequence_length: int) -> list[PackedRow]:
-    """Pack segments without letting any wait for more."""
-    rows: list[PackedRow] = []
-    while segments:
-        row: PackedRow = []
-        rest: list[Segment] = []
-        room = sequence_length
-        for segment in segments:
-            if len(segment.ids) <= room:
-                row.append(segment)
-                room -= len(segment.ids)
-            else:
-                rest.append(segment)
-        rows.append(row)
-        segments = rest
+    segmenter = Segmenter(tokenizer, sequence_length)
+    rows: list[Row] = []
+    for source in sorted({source for _, source in documents}):
+        block = pack(segmenter([text for text, of in documents if of == source]), sequence_length, packing)
+        rows += [Row(block, number, source) for number in range(len(block))]
     return rows

@@ -1,168 +1,242 @@
-"""Documents in training order: each source is read in windows, and each window is shuffled.
+"""Documents of one source in one lane, in training order: the pieces are dealt to the lanes, and what a lane reads
+is shuffled in windows.
 
-A window is as much of a source as fits in its share of `shuffle_window` bytes; its order depends on (seed, source,
-epoch, window) alone. The place in a source is therefore four small things: the dataset's own state where the window
-began, the epoch, the window's number, and how many documents of it are taken. To come back, the window is read
-again (not tokenised), and the stream goes on behind the documents that were taken.
+A source is a row of pieces (shards of its dataset). Every epoch deals them anew, in an order that depends on (seed,
+source, epoch) alone. A window is as much of the lane's part as fits in its share of `shuffle_window` bytes, and its
+order depends on (seed, source, lane, epoch, window). So the place in a source is a few small numbers: epoch, piece,
+the dataset's own state within the piece where the window began, and how many documents of the window are taken. To
+come back, the window is read again (not tokenised), and the stream goes on behind the documents that were taken.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Container, Iterator
+from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
 
-from mlm_pretrain.config import SourceConfig, TextConfig
+from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.text.mixture import Document, document, is_held_out, next_source, open_source, source_names
+from mlm_pretrain.text.mixture import Document, document, is_held_out
 
 State = dict[str, Any]
-"""Plain JSON data, a few hundred bytes."""
+"""Plain JSON data, a few hundred bytes; never changed once it is made."""
+
+PIECES_PER_LANE = 4
+"""With fewer pieces than this a lane's luck in the deal would make it much longer or shorter than the others."""
 
 
-class SourceReader:
-    """The training documents of one source, epoch after epoch, each epoch in another order."""
+class Part(NamedTuple):
+    """Every `of`-th row of a piece, from `first` on."""
+
+    piece: int
+    first: int
+    of: int
+
+
+class Lane(NamedTuple):
+    """One of the parts in which a run's text is read side by side."""
+
+    number: int
+    of: int
+
+
+class Origin(NamedTuple):
+    """Whose rows these are; what is drawn for them depends on it."""
+
+    seed: int
+    source: int
+    """The source's number in the config."""
+    lane: Lane
+
+
+def shuffled(purpose: int, *key: int, size: int) -> np.ndarray:
+    """A permutation of `size` numbers that depends on the purpose and the key alone."""
+    return np.random.default_rng([purpose, *key]).permutation(size)
+
+
+def order_of(purpose: int, origin: Origin, number: int, size: int) -> np.ndarray:
+    """The order of something of a lane's source that has a number in the run."""
+    return shuffled(purpose, origin.seed, origin.source, origin.lane.number, number, size=size)
+
+
+DEAL, WINDOW, ROWS = 1, 2, 3
+"""What an order is drawn for: the first part of its key."""
+
+
+def deal(pieces: int, origin: Origin, epoch: int) -> list[Part]:
+    """What a lane reads of a source in an epoch, in order; together the lanes read every row once.
+
+    Many pieces are dealt out like cards; of few, each lane takes every so manieth row. Both change with the epoch, so
+    that a source whose parts are of different lengths is seen evenly after some epochs all the same.
+    """
+    lane = origin.lane
+    order = shuffled(DEAL, origin.seed, origin.source, epoch, size=pieces).tolist()
+    if pieces >= PIECES_PER_LANE * lane.of:
+        return [Part(piece, 0, 1) for piece in order[lane.number :: lane.of]]
+    return [Part(piece, (lane.number + epoch) % lane.of, lane.of) for piece in order]
+
+
+class RowReader:
+    """The raw rows of one source in one lane, epoch after epoch."""
+
+    def __init__(self, dataset: datasets.IterableDataset, origin: Origin) -> None:
+        self._dataset = dataset
+        self._origin = origin
+        self._epoch = self._part = self._row = 0
+        self._parts: list[Part] = []
+        self._piece: datasets.IterableDataset | None = None
+        self._rows: Iterator[dict[str, list[Any]]] | None = None
+        self.go({"epoch": 0, "part": 0, "row": 0, "reader": None})
+
+    def next(self) -> dict[str, Any] | None:
+        """The next row; None once behind the last one of each epoch."""
+        while self._part < len(self._parts):
+            part = self._parts[self._part]
+            if self._rows is None:
+                self._open(part)
+            assert self._rows is not None
+            for row in self._rows:
+                mine = self._row % part.of == part.first
+                self._row += 1
+                if mine:
+                    return {name: values[0] for name, values in row.items()}
+            self._part, self._row, self._rows = self._part + 1, 0, None
+        self.go({"epoch": self._epoch + 1, "part": 0, "row": 0, "reader": None})
+        return None
+
+    @property
+    def piece(self) -> int:
+        """The piece that the last row was in."""
+        return self._parts[self._part].piece
+
+    @property
+    def number(self) -> int:
+        """The number of the last row in its piece."""
+        return self._row - 1
+
+    def place(self) -> State:
+        """Where the next row is: `epoch`, number of the `part` in it, number of the `row` in its piece, and the state
+        of the piece's dataset."""
+        reader = self._piece.state_dict() if self._piece is not None and self._row else None
+        return {"epoch": self._epoch, "part": self._part, "row": self._row, "reader": reader}
+
+    def go(self, place: State) -> None:
+        self._epoch, self._part, self._row = place["epoch"], place["part"], place["row"]
+        self._parts = deal(self._dataset.num_shards, self._origin, self._epoch)
+        self._piece = self._rows = None
+        if place["reader"] is not None:
+            self._open(self._parts[self._part], place["reader"])
+
+    def _open(self, part: Part, state: State | None = None) -> None:
+        self._piece = self._dataset.shard(num_shards=self._dataset.num_shards, index=part.piece)
+        if state is not None:
+            self._piece.load_state_dict(state)
+        # Not `iter(piece)`: inside a loader's worker that would be this worker's share of the piece, by its own rule.
+        self._rows = self._piece.iter(batch_size=1)
+
+
+class DocumentReader:
+    """The training documents of one source in one lane, shuffled, epoch after epoch.
+
+    Args:
+        dataset: the source's stream; lanes may share it.
+        window_bytes: UTF-8 bytes of text that are shuffled together.
+        held_out_fraction: share of the documents that are never given.
+        max_epochs: end after so many; None goes on for ever.
+        copies: which rows of a piece are copies of others, and dropped.
+    """
 
     def __init__(
-        self, source: SourceConfig, number: int, seed: int, window_bytes: int, held_out_fraction: float
+        self,
+        dataset: datasets.IterableDataset,
+        source: SourceConfig,
+        origin: Origin,
+        window_bytes: int,
+        held_out_fraction: float,
+        max_epochs: int | None,
+        copies: Callable[[int], Container[int]] | None = None,
     ) -> None:
+        self._rows = RowReader(dataset, origin)
+        self._copies = copies
         self._source = source
-        self._key = (seed, number)
+        self._origin = origin
         self._window_bytes = window_bytes
         self._held_out_fraction = held_out_fraction
-        self._dataset = open_source(source)
+        self._max_epochs = max_epochs
+        self._next: State = {"rows": self._rows.place(), "window": 0, "dropped": {}}
+        self._begin = self._next
         self._window: list[Document] = []
-        self._begin: State = {
-            "epoch": 0,
-            "window": 0,
-            "reader": self._dataset.state_dict(),
-            "counts": {"documents": 0, "bytes": 0, "dropped": {}},
-        }
-        self._first_reader_state = self._begin["reader"]
-        self._next = self._begin
-        self._taken = self._taken_bytes = 0
-        self._rows = iter(self._dataset)
+        self._taken = 0
 
-    def take(self) -> Document:
-        """The next document.
+    def take(self, size: int) -> list[str]:
+        """The next documents, until they have `size` UTF-8 bytes or more; none after the last epoch.
 
         Raises:
-            UserError: an epoch has passed without a document.
+            UserError: the source has no text.
         """
-        empty_reads = 0
-        while self._taken == len(self._window):
-            self._read_window(self._next)
-            # The end of an epoch may fall on the end of a window; a whole epoch without text may not be.
-            empty_reads = 0 if self._window else empty_reads + 1
-            if empty_reads > 2:
-                raise UserError(f"text.sources: '{self._source.source}' ({self._source.path}) has no text left")
-        read = self._window[self._taken]
-        self._taken += 1
-        self._taken_bytes += len(read.text.encode())
-        return read
+        taken = []
+        while size > 0:
+            if self._taken == len(self._window) and not self._read_next_window():
+                break
+            text = self._window[self._taken].text
+            self._taken += 1
+            size -= len(text.encode())
+            taken.append(text)
+        return taken
 
     @property
     def epoch(self) -> int:
-        """The epoch of the document that was taken last, counted from 0."""
-        return self._begin["epoch"]
+        """The epoch of the next document, from 0."""
+        return (self._next if self._taken == len(self._window) else self._begin)["rows"]["epoch"]
 
-    def counts(self) -> dict[str, Any]:
-        """Documents and bytes taken so far, over all epochs; drops by reason, among the rows read so far."""
-        before = self._begin["counts"]
-        return {
-            "documents": before["documents"] + self._taken,
-            "bytes": before["bytes"] + self._taken_bytes,
-            "dropped": self._next["counts"]["dropped"],
-        }
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Drops by reason, among the rows read so far."""
+        return self._next["dropped"]
 
     def state(self) -> State:
         return {"begin": self._begin, "taken": self._taken}
 
     def restore(self, state: State) -> None:
-        self._dataset.load_state_dict(state["begin"]["reader"])
-        self._rows = iter(self._dataset)
+        self._window, self._taken = [], 0
+        self._begin = self._next = state["begin"]
+        self._rows.go(self._begin["rows"])
         if state["taken"]:
-            self._read_window(state["begin"])
-        else:
-            self._window, self._begin, self._next = [], state["begin"], state["begin"]
-        self._taken = state["taken"]
-        self._taken_bytes = sum(len(read.text.encode()) for read in self._window[: self._taken])
+            self._read_window()
+            self._taken = state["taken"]
 
-    def _read_window(self, begin: State) -> None:
-        """Read the window that begins at `begin`, where the rows stand; sets what the next one begins at."""
-        dropped = Counter(begin["counts"]["dropped"])
+    def _read_next_window(self) -> bool:
+        """Whether there is another window; it is never empty."""
+        # A small source may have nothing for this lane in some epochs, but not in as many as there are lanes.
+        last = self._next["rows"]["epoch"] + 2 * self._origin.lane.of
+        while self._max_epochs is None or self._next["rows"]["epoch"] < self._max_epochs:
+            self._begin = self._next
+            self._read_window()
+            if self._window:
+                return True
+            if self._begin["rows"]["epoch"] > last:
+                raise UserError(f"text.sources: '{self._source.source}' ({self._source.path}) has no text to train on")
+        return False
+
+    def _read_window(self) -> None:
+        """Read the window that begins at `_begin`, where the rows stand; sets what the next one begins at."""
+        dropped: Counter[str] = Counter(self._begin["dropped"])
         window: list[Document] = []
         size = 0
-        ended = True
-        for row in self._rows:
-            read = document(row, dropped)
+        while size < self._window_bytes and (row := self._rows.next()) is not None:
+            read = document(row, self._source, dropped)
             if read is None or is_held_out(read.text, self._held_out_fraction):
+                continue
+            if self._copies is not None and self._rows.number in self._copies(self._rows.piece):
+                dropped["copy"] += 1
                 continue
             window.append(read)
             size += len(read.text.encode())
-            if size >= self._window_bytes:
-                ended = False
-                break
-        order = np.random.default_rng([*self._key, begin["epoch"], begin["window"]]).permutation(len(window))
+        number = self._begin["window"]
+        order = order_of(WINDOW, self._origin, number, size=len(window))
         self._window = [window[position] for position in order]
-        self._begin, self._taken, self._taken_bytes = begin, 0, 0
-        counts = {
-            "documents": begin["counts"]["documents"] + len(window),
-            "bytes": begin["counts"]["bytes"] + size,
-            "dropped": dict(sorted(dropped.items())),
-        }
-        if ended:
-            self._dataset.load_state_dict(self._first_reader_state)
-            self._rows = iter(self._dataset)
-            reader = self._first_reader_state
-        else:
-            reader = self._dataset.state_dict()
-        self._next = {
-            "epoch": begin["epoch"] + ended,
-            "window": 0 if ended else begin["window"] + 1,
-            "reader": reader,
-            "counts": counts,
-        }
-
-
-class DocumentStream:
-    """The training documents of all sources in one endless sequence, mixed by the sources' weights in bytes."""
-
-    def __init__(self, text: TextConfig, seed: int, window_bytes: int) -> None:
-        self.names = source_names(text)
-        self._weights = [source.weight for source in text.sources]
-        self._consumed = [0] * len(text.sources)
-        total = sum(self._weights)
-        self._readers = [
-            SourceReader(source, number, seed, max(int(window_bytes * source.weight / total), 1), fraction)
-            for number, source in enumerate(text.sources)
-            for fraction in [text.validation_fraction]
-        ]
-
-    def take(self, size: int) -> list[tuple[str, int]]:
-        """The next documents, until they have `size` bytes or more: pairs of text and source number."""
-        taken = []
-        while size > 0:
-            number = next_source(self._consumed, self._weights)
-            text = self._readers[number].take().text
-            length = len(text.encode())
-            self._consumed[number] += length
-            size -= length
-            taken.append((text, number))
-        return taken
-
-    def counts(self) -> dict[str, dict[str, Any]]:
-        """By source: epoch, documents and bytes taken, drops by reason."""
-        return {
-            name: {"epoch": reader.epoch, **reader.counts()}
-            for name, reader in zip(self.names, self._readers, strict=True)
-        }
-
-    def state(self) -> State:
-        return {"consumed": list(self._consumed), "readers": [reader.state() for reader in self._readers]}
-
-    def restore(self, state: State) -> None:
-        self._consumed = list(state["consumed"])
-        for reader, reader_state in zip(self._readers, state["readers"], strict=True):
-            reader.restore(reader_state)
+        self._taken = 0
+        self._next = {"rows": self._rows.place(), "window": number + 1, "dropped": dict(sorted(dropped.items()))}

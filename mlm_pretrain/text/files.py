@@ -1,4 +1,4 @@
-"""Which local files a source stands for, whether they can be read, and what identifies them."""
+"""Which local files a source stands for, whether they can be read, how they are cut, and what identifies them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.text import readers
+from mlm_pretrain.text import pieces, readers
+from mlm_pretrain.text.pieces import Piece
 
 WHOLE = 64_000_000
 PART = 4_000_000
@@ -93,7 +94,7 @@ def _check(file: str, form: str, text_column: str, encoding: str) -> bool:
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
             raise UserError(f"{file}: column '{text_column}' holds {kind}, not text (text.sources.text_column)")
         return bool(parquet.metadata.num_rows)
-    with readers.open_text(file, encoding, newline="" if form in {"csv", "tsv"} else None) as handle:
+    with readers.open_text(file, encoding, form) as handle:
         if form in {"csv", "tsv"}:
             rows = readers.csv_rows(handle, form)
             header = next(rows, None)
@@ -122,6 +123,47 @@ def _check_json(file: str, text_column: str, lines: Iterator[str]) -> bool:
             readers.check_column(file, text_column, row)
             break
     return not empty
+
+
+def cut_files(files: Sequence[str], text_column: str, document: str, encoding: str) -> list[tuple[Piece, ...]]:
+    """The shards of a corpus: parts of large files, single files, and neighbouring small ones together.
+
+    Uncompressed text and JSON lines are cut by bytes, Parquet by rows. Compressed files, CSV and TSV (where
+    line ends may be quoted), documents that are files, and encodings without plain line ends stay whole. How many
+    pieces there are depends on the files alone.
+
+    Raises:
+        UserError: a file is gone or damaged.
+    """
+    sizes = []
+    for file in files:
+        with readers.errors_of(file):
+            sizes.append(Path(file).stat().st_size)
+    wanted = pieces.piece_size(sum(sizes))
+    cut = (
+        (piece, size if piece.end is None else wanted)
+        for file, size in zip(files, sizes, strict=True)
+        for piece in _cut(file, size, wanted, text_column, document, encoding)
+    )
+    # A shard has a cost of its own: a hundred thousand small files are not as many shards.
+    return pieces.merge_small(cut, min(sum(sizes) // pieces.PIECES, pieces.LARGEST))
+
+
+def _cut(file: str, size: int, wanted: int, text_column: str, document: str, encoding: str) -> list[Piece]:
+    form = readers.format_of(file)
+    if size < 2 * wanted or Path(file).suffix.lower() in readers.COMPRESSIONS:
+        return [Piece(file)]
+    if form == "parquet":
+        with readers.errors_of(file):
+            metadata = readers.open_parquet(file).metadata
+        column = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == text_column)
+        groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+        sizes = [(group.num_rows, group.column(column).total_uncompressed_size) for group in groups]
+        return pieces.by_rows(file, sizes, wanted)
+    whole = form in {"csv", "tsv"} or (form == "text" and document == "file")
+    if whole or not pieces.can_be_cut(encoding):
+        return [Piece(file)]
+    return pieces.by_bytes(file, size, wanted)
 
 
 def fingerprint_files(files: Sequence[str]) -> list[dict[str, Any]]:

@@ -6,19 +6,25 @@ up in training, whatever file, order, seed or epoch it comes from, and no second
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import datasets
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.config import SourceConfig, TextConfig
+from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.text.sources import SOURCES
+from mlm_pretrain.text.readers import decode_row
+from mlm_pretrain.text.sources import SOURCES, source_label
+
+MOST_PARTS = 256
+"""So many parts of a source the survey tells apart."""
 
 
 class Document(NamedTuple):
@@ -31,14 +37,40 @@ def is_held_out(text: str, fraction: float) -> bool:
     return _hash(text) < fraction
 
 
-def document(row: dict[str, Any], counts: Counter[str]) -> Document | None:
-    """The document of a source's row, or None where it is dropped; the reason is counted in `counts`."""
-    text = row["text"]
-    reason = row.get("dropped") or ("null" if text is None else "" if text.strip() else "empty")
+def document(row: Mapping[str, Any], source: SourceConfig, counts: Counter[str]) -> Document | None:
+    """The document of a source's row, or None where it is dropped.
+
+    Args:
+        row: what the source yields.
+        source: its section of the config; its `filters` are applied here.
+        counts: where the reason of a drop is counted: that of the row, `null`, `empty`, `short`, `long`,
+            `not_included` or `excluded`.
+    """
+    text, reason = decode_row(row, source.text_column) if "undecoded" in row else (row["text"], row.get("dropped"))
+    if text is None:
+        counts[reason or "null"] += 1
+        return None
+    reason = reason or (_filtered(text, source.filters) if text.strip() else "empty")
     if reason:
         counts[reason] += 1
         return None
     return Document(text, row["source"])
+
+
+def _filtered(text: str, filters: FilterConfig) -> str | None:
+    """The reason for which a document is filtered out, or None."""
+    if filters.min_length is not None and len(text) < filters.min_length:
+        return "short"
+    if filters.max_length is not None and len(text) > filters.max_length:
+        return "long"
+    if filters.include is not None and not _compiled(filters.include).search(text):
+        return "not_included"
+    if filters.exclude is not None and _compiled(filters.exclude).search(text):
+        return "excluded"
+    return None
+
+
+_compiled = functools.cache(re.compile)
 
 
 def source_names(text: TextConfig) -> list[str]:
@@ -47,7 +79,7 @@ def source_names(text: TextConfig) -> list[str]:
     Raises:
         UserError: two sources go by one name.
     """
-    names = [_default_label(source) for source in text.sources]
+    names = [source_label(source) for source in text.sources]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"text.sources: two sources are called '{name}'; give each a `label` of its own")
@@ -55,7 +87,7 @@ def source_names(text: TextConfig) -> list[str]:
 
 
 def open_source(source: SourceConfig) -> datasets.IterableDataset:
-    """The stream of a source's rows (`text`, `source`, `dropped`), from its beginning."""
+    """The stream of a source's rows, each of them for `document`, from its beginning."""
     return SOURCES[source.source](source)
 
 
@@ -113,7 +145,7 @@ def survey(text: TextConfig, sample_bytes: int) -> Survey:
         if not record["documents"]:
             raise UserError(
                 f"text.sources: '{name}' has no text to train on ({_dropped_words(record['dropped'])}); "
-                "check its path and text_column"
+                "check its path, text_column and filters"
             )
         result.sources[name] = record
         result.sample += sample.texts()
@@ -139,7 +171,7 @@ def _survey_source(
                 complete = False
                 break
             for row in rows:
-                read = document(row, dropped)
+                read = document(row, source, dropped)
                 if read is None:
                     continue
                 length = len(read.text.encode())
@@ -166,17 +198,18 @@ def _survey_source(
 
 
 def _evenly(dataset: datasets.IterableDataset, wanted_bytes: int) -> Iterator[tuple[datasets.IterableDataset, int]]:
-    """The shards of a dataset, each with the bytes to read of it, spread so that the first ones stand for all.
+    """The parts of a dataset, each with the bytes to read of it, spread so that the first ones stand for all.
 
-    A shard gives a 64th of what is wanted at most (more where there are fewer shards), so that a corpus of large
-    files is read from many of them, and one of small files to the end.
+    A part is a shard, or neighbouring ones where there are very many (taking one out costs time by their number). It
+    gives a 64th of what is wanted at most (more where there are fewer parts), so that a corpus of large files is read
+    from many of them, and one of small files to the end.
     """
-    shards = dataset.num_shards
+    parts = min(dataset.num_shards, MOST_PARTS)
     # The bits of the number from the back: 0, 1/2, 1/4, 3/4, … of the way through (van der Corput).
-    bits = max((shards - 1).bit_length(), 1)
-    spread = sorted(range(shards), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2))
+    bits = max((parts - 1).bit_length(), 1)
+    spread = sorted(range(parts), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2))
     for number in spread:
-        yield dataset.shard(shards, number) if shards > 1 else dataset, -(-wanted_bytes // min(shards, 64))
+        yield dataset.shard(parts, number) if parts > 1 else dataset, -(-wanted_bytes // min(parts, 64))
 
 
 class _SmallestHashes:
@@ -213,12 +246,6 @@ def _hash(text: str, purpose: bytes = b"split") -> float:
     """A number in [0, 1) that depends on the text alone; independent numbers for different purposes."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=purpose).digest()
     return int.from_bytes(digest, "big") / 2**64
-
-
-def _default_label(source: SourceConfig) -> str:
-    from mlm_pretrain.text.sources import source_label
-
-    return source_label(source)
 
 
 def _dropped_words(dropped: dict[str, int]) -> str:

@@ -2,14 +2,17 @@
 
 To add one, register a function that returns an `IterableDataset` of rows with `text` (str, or None) and `source`
 (str, the label in the records) and, if it wishes, `dropped`: None, or the reason for which the row is no document.
-Nothing is filtered here; what is null, empty or dropped is counted further on.
+Nothing is filtered here; what is null, empty or dropped is counted further on (`mixture.document`). Files give raw
+rows, with the key `undecoded`, which are decoded there too: rows that a stream skips cost next to nothing.
 
-Every stream can be resumed at any row by its `state_dict()` and `load_state_dict()`. That rules out shuffle buffers
-and batched maps in a source.
+Every stream, and each of its shards (`shard(num_shards=stream.num_shards, index=…)`), can be resumed at any row by its
+`state_dict()` and `load_state_dict()`. That rules out shuffle buffers and batched maps in a source. Shards are what
+is read in parallel: the more the better, up to some thousands.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,16 @@ from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.registry import Registry
 from mlm_pretrain.text import installed_docs
-from mlm_pretrain.text.files import check_files, find_files, fingerprint_files
-from mlm_pretrain.text.readers import as_text, decode_row, read_rows
+from mlm_pretrain.text.files import check_files, cut_files, find_files, fingerprint_files
+from mlm_pretrain.text.readers import as_text, read_rows
 
 Source = Callable[[SourceConfig], datasets.IterableDataset]
 SOURCES: Registry[Source] = Registry("text source", key="text.sources.source")
 
 _FILE_BUILDERS = {"json", "csv", "parquet", "text", "arrow"}
 """What `load_dataset` takes as a path for a format rather than for a dataset."""
+FEW_SHARDS = 64
+"""A hub dataset with fewer is divided further where its format allows; that reads each file's footer."""
 _OWN_KEYS = {"path", "name", "split", "revision", "data_dir", "data_files", "streaming", "trust_remote_code"}
 
 
@@ -56,7 +61,7 @@ def files(config: SourceConfig) -> datasets.IterableDataset:
     `undecodable` where a JSON line is malformed, a CSV row has another number of fields than the header, or bytes
     are not valid in `encoding`; as `not_text` where the column holds something else than a string.
 
-    Each file is one shard of the stream.
+    Shards of the stream are pieces of files (see `cut_files`).
 
     Raises:
         UserError: nothing is there, a file can't be read or lacks the column, or all files are empty.
@@ -78,10 +83,11 @@ def installed_documentation(config: SourceConfig) -> datasets.IterableDataset:
 
 
 def _stream(names: list[str], label: str, text_column: str, document: str, encoding: str) -> datasets.IterableDataset:
-    settings = {"label": label, "text_column": text_column, "document": document, "encoding": encoding}
-    # A list among these is what `datasets` shards by. No `features`: checking them takes longer than the reading.
-    rows = datasets.IterableDataset.from_generator(read_rows, gen_kwargs={"files": names, **settings})
-    return rows.map(decode_row, fn_kwargs={"text_column": text_column}, remove_columns=["format"])
+    # The list is what `datasets` shards by; to take out a shard it copies all arguments for each of them, so that the
+    # others are bound beforehand. No `features`: checking them takes longer than the reading.
+    read = functools.partial(read_rows, label=label, text_column=text_column, document=document, encoding=encoding)
+    pieces = cut_files(names, text_column, document, encoding)
+    return datasets.IterableDataset.from_generator(read, gen_kwargs={"pieces": pieces})
 
 
 @SOURCES.register("hub")
@@ -95,6 +101,8 @@ def hub(config: SourceConfig) -> datasets.IterableDataset:
         UserError: the dataset, split, or column isn't there, or can't be reached.
     """
     dataset = _load(config)
+    if dataset.num_shards < FEW_SHARDS:
+        dataset = dataset.reshard()  # Parquet: a shard per row group; other formats stay as they are
     columns = dataset.column_names or list(next(iter(dataset), {}))
     if not columns:
         raise UserError(f"{config.path}: the split '{config.split}' has no rows")

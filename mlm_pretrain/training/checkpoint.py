@@ -2,7 +2,7 @@
 
     checkpoints/step-00001200/
         config.json, model.safetensors, tokenizer…   loads with plain `from_pretrained`
-        optimizer.safetensors, random.safetensors    tensors of the optimizer and the random generators
+        optimizer.safetensors, random.safetensors    tensors of the optimizer, and of each process's random generators
         trainer_state.json                           everything else: counters, stream, numeric choices, config
         manifest.json                                size and SHA-256 of every file above; written last
 
@@ -12,9 +12,10 @@ in one step; older ones are removed only then.
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def save_checkpoint(
     save_model: Callable[[Path], None],
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
+    random: dict[str, Tensor],
     keep: int | None,
 ) -> None:
     """Write a checkpoint, then remove the oldest ones beyond `keep` (None keeps all).
@@ -44,13 +46,14 @@ def save_checkpoint(
         target: `checkpoints/step-…`.
         save_model: writes model and tokenizer into a folder.
         state: plain JSON data.
+        random: the states of all processes' random generators, from `random_state` and `joined_random`.
     """
 
     def fill(folder: Path) -> None:
         save_model(folder)
         tensors, plain = _split_optimizer(optimizer)
         save_file(tensors, folder / OPTIMIZER)
-        save_file(_random_state(), folder / RANDOM)
+        save_file(random, folder / RANDOM)
         text = json.dumps({**state, "optimizer": plain}, indent=1)
         (folder / TRAINER_STATE).write_text(text, encoding="utf-8")
 
@@ -71,13 +74,34 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def find_fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint: a file that is missing or differs from the manifest; None if nothing is."""
+def recorded_identity(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that tells what run it is of, and what it tells; reads no more of it than that."""
+    for path in reversed(_by_step(folder)):
+        if find_fault(path, [TRAINER_STATE]) is None:
+            return path, read_state(path)["identity"]
+    return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed saves have left beside the checkpoints."""
+    for pattern in (".step-*.tmp", ".step-*.old"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path)
+
+
+def find_fault(checkpoint: Path, names: Collection[str] | None = None) -> str | None:
+    """What is wrong with a checkpoint: a file that is missing or differs from the manifest; None if nothing is.
+
+    Args:
+        names: only these files; by default all.
+    """
     try:
         entries = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"no readable {MANIFEST}"
     for name, entry in entries.items():
+        if names is not None and name not in names:
+            continue
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if file_digest(checkpoint / name) != entry:
@@ -109,18 +133,30 @@ def restore_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, plain:
     optimizer.load_state_dict({**whole, "state": state})
 
 
-def restore_random(checkpoint: Path) -> None:
-    states = load_file(checkpoint / RANDOM)
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
-def _random_state() -> dict[str, Tensor]:
+def random_state() -> dict[str, str]:
+    """The states of this process's random generators, as JSON data: in base 64, by kind."""
     states = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    return states
+    return {kind: base64.b64encode(state.numpy().tobytes()).decode() for kind, state in states.items()}
+
+
+def joined_random(states: Sequence[dict[str, str]]) -> dict[str, Tensor]:
+    """The random states of all processes, by `<kind>.<rank>`."""
+    return {
+        f"{kind}.{rank}": torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8)
+        for rank, part in enumerate(states)
+        for kind, state in part.items()
+    }
+
+
+def restore_random(checkpoint: Path, rank: int) -> None:
+    """Take this process's random generators up; they stay as they are where the run had fewer processes."""
+    states = load_file(checkpoint / RANDOM)
+    if f"torch.{rank}" in states:
+        torch.set_rng_state(states[f"torch.{rank}"])
+    if f"cuda.{rank}" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[f"cuda.{rank}"])
 
 
 def _split_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import OptimizerSection
@@ -24,15 +25,29 @@ def make_accelerator(settings: OptimizerSection, precision: Precision | None = N
         precision: what an earlier part of the run has chosen.
         kwargs: handed on to `Accelerator`.
     """
-    # One process makes several (pretraining, then tasks), and Accelerate remembers the first one's precision.
-    AcceleratorState._reset_state(reset_partial_state=False)
-    device = Accelerator().device
-    chosen = precision or choose_precision(settings, device)
-    if chosen == "fp16" and device.type == "cpu":
+    chosen = precision or settle_precision(settings)
+    if chosen == "fp16" and _plain_accelerator().device.type == "cpu":
         telemetry.warn("this run was begun in fp16, which a CPU has not; it goes on in fp32 here")
         chosen = "no"
+    # The model's buffers are constants: no process has to be told of them.
+    kwargs.setdefault("kwargs_handlers", [DistributedDataParallelKwargs(broadcast_buffers=False)])
+    # One process makes several (pretraining, then tasks), and Accelerate remembers the first one's precision.
     AcceleratorState._reset_state(reset_partial_state=False)
     return Accelerator(mixed_precision=chosen, gradient_accumulation_steps=1, **kwargs)
+
+
+def settle_precision(settings: OptimizerSection, precision: Precision | None = None) -> Precision:
+    """What was chosen before, or else what the settings give on this device.
+
+    Raises:
+        UserError: fp16 was asked for on a CPU.
+    """
+    return precision or choose_precision(settings, _plain_accelerator().device)
+
+
+def _plain_accelerator() -> Accelerator:
+    AcceleratorState._reset_state(reset_partial_state=False)
+    return Accelerator()
 
 
 def choose_precision(settings: OptimizerSection, device: torch.device) -> Precision:

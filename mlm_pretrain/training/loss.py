@@ -8,6 +8,7 @@ labels of the whole global batch, which is known before the first forward pass.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ LossFunction = Callable[[Batch], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 @dataclass
 class GlobalLoss:
-    """Sums over one global batch, on this process's share of it; tensors stay on the device."""
+    """Sums over this process's share of a global batch; tensors stay on the device."""
 
     sum: Tensor
     count: int
@@ -34,6 +35,7 @@ class GlobalLoss:
 
     @property
     def mean(self) -> Tensor:
+        """This process's part of the mean over the global batch: the whole, where it is the only one."""
         return self.sum / max(self.count, 1)
 
 
@@ -42,21 +44,27 @@ def count_labels(batch: Batch) -> int:
 
 
 def backward_global_batch(
-    accelerator: Accelerator, model: nn.Module, micro_batches: Sequence[Batch], loss_function: LossFunction
+    accelerator: Accelerator,
+    model: nn.Module,
+    micro_batches: Sequence[Batch],
+    loss_function: LossFunction,
+    count: int | None = None,
 ) -> GlobalLoss:
     """Accumulate the gradients of one global batch.
 
     Args:
         accelerator: made with `gradient_accumulation_steps=1`, so that it divides by nothing itself.
-        model: the prepared model; its gradients are added to.
-        micro_batches: this process's share of the global batch, as tensors on the CPU with `labels`.
+        model: the prepared model; its gradients are added to, and summed over the processes with the last backward.
+        micro_batches: this process's share of the global batch, one at least, as tensors on the CPU with `labels`;
+            processes may have different numbers of them.
         loss_function: called once a micro-batch, under autocast.
+        count: labels of the global batch, over all processes; by default those of `micro_batches`.
 
     A global batch without any label gives a loss and gradients of zero.
     """
-    count = sum(count_labels(batch) for batch in micro_batches)
-    if accelerator.num_processes > 1:
-        count = int(accelerator.reduce(torch.tensor(count, device=accelerator.device), reduction="sum"))
+    if count is None:
+        assert accelerator.num_processes == 1, "of several processes, none knows the others' labels"
+        count = sum(count_labels(batch) for batch in micro_batches)
     # DistributedDataParallel averages gradients over the processes; a sum over them is wanted.
     scale = accelerator.num_processes / max(count, 1)
     total = torch.zeros((), device=accelerator.device)
@@ -73,9 +81,14 @@ def backward_global_batch(
     return GlobalLoss(total, count, metrics)
 
 
-def optimizer_step(accelerator: Accelerator, model: nn.Module, optimizer: Any, max_grad_norm: float) -> Tensor | None:
-    """Clip, step, and clear the gradients; the norm before clipping, or None where clipping is off."""
-    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm) if max_grad_norm > 0 else None
+def clip_gradients(accelerator: Accelerator, model: nn.Module, max_grad_norm: float) -> Tensor:
+    """Clip the gradients, unless `max_grad_norm` is 0; their norm before that, the same on all processes."""
+    return accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
+
+
+def optimizer_step(accelerator: Accelerator, model: nn.Module, optimizer: Any, max_grad_norm: float) -> Tensor:
+    """Clip, step, and clear the gradients; the norm before clipping."""
+    norm = clip_gradients(accelerator, model, max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
@@ -14,7 +16,8 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.training.device import Precision, describe_device, make_accelerator
+from mlm_pretrain.training.device import Precision, describe_device, make_accelerator, settle_precision
+from mlm_pretrain.training.processes import Processes
 
 # Tokens of a forward pass where the config leaves it open.
 MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 32_768}
@@ -31,11 +34,12 @@ class Numerics:
     attention: str
     device: str
     threads: int
+    processes: int
     torch: str = field(default_factory=lambda: str(torch.__version__))
 
 
 def settle_numerics(
-    config: Config, run: RunDirectory, model: PreTrainedModel, old: Numerics | None
+    config: Config, run: RunDirectory, model: PreTrainedModel, old: Numerics | None, processes: Processes
 ) -> tuple[Numerics, Accelerator]:
     """The numeric choices of a run, and the Accelerator that follows them.
 
@@ -43,18 +47,19 @@ def settle_numerics(
         old: those that the run was begun with; they are kept where they can be, and what differs here is said.
 
     Raises:
-        UserError: a tracker isn't known or installed, a precision can't be had, or there are several processes.
+        UserError: a tracker isn't known or installed, or a precision can't be had.
     """
     settings = config.training
     logging: dict[str, Any] = {"log_with": settings.report_to or None, "project_dir": run.trackers}
     try:
-        accelerator = make_accelerator(settings, old.precision if old else None, **logging)
+        # Measured by one process, so that all take the same.
+        precision = settle_precision(settings, old.precision if old else None) if processes.rank == 0 else None
+        accelerator = make_accelerator(settings, processes.broadcast(precision), **logging)
     except UserError:
         raise
     except (ValueError, ImportError) as error:
         raise UserError(f"training.report_to: {error}") from None
-    if accelerator.num_processes > 1:
-        raise UserError("pretraining: one process for now: start it with accelerate launch --num_processes 1")
+    assert accelerator.num_processes == processes.world_size
     device = accelerator.device
     rows = MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cuda"]) // config.stream.sequence_length
     default = old.micro_batch if old else max(1, min(settings.global_batch_size, rows))
@@ -65,12 +70,29 @@ def settle_numerics(
         attention=model.config._attn_implementation,
         device=describe_device(device),
         threads=torch.get_num_threads(),
+        processes=processes.world_size,
     )
     if old:
         warn_of_changes(old, new)
     elif not new.packing:
         telemetry.say(f"{model.config.model_type}: takes no packed rows; each document has a row of its own")
     return new, accelerator
+
+
+def default_workers(device: torch.device, lanes: int, world_size: int) -> int:
+    """Loader workers of a process where the config leaves it open.
+
+    On a CPU the model needs every core; beside a GPU, tokenising has the cores that the training processes leave.
+    """
+    if device.type == "cpu":
+        return 0
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    return max(min(len(os.sched_getaffinity(0)) // beside - 1, lanes // world_size), 1)
+
+
+def seed_process(seed: int, rank: int, step: int) -> None:
+    """Seed what dropout draws from: differently on each process, since each has other rows."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]))
 
 
 def warn_of_changes(old: Numerics, new: Numerics) -> None:

@@ -19,6 +19,8 @@ FREE_KEYS = {
     "training.eval_steps",
     "training.save_steps",
     "training.save_total_limit",
+    "training.on_bad_loss",
+    "training.max_loss",
     "training.report_to",
     "training.gradient_checkpointing",
 }
@@ -36,10 +38,12 @@ class Progress:
     """Real tokens seen, padding not counted."""
     seconds: float = 0.0
     """Wall-clock time of training, over all parts of the run."""
-    stream: str | None = None
-    """The stream's state behind the last batch, as JSON."""
+    skipped_steps: int = 0
+    """Steps that were left out because their loss was bad; `step` counts them."""
+    stream: dict[str, Any] | None = None
+    """The state of each lane of the stream behind the last batch, by its number; as of the last save."""
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By source: epoch, documents and bytes taken, drops by reason."""
+    """By source: epoch; documents, bytes and tokens taken; drops by reason. As of the last save."""
 
 
 def identity(config: Config, vocabulary: str, corpus: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The held-out pass: loss and accuracy on fixed masks, summed, whatever the batch size.
+"""The held-out pass: loss and accuracy on fixed masks, summed, whatever the batch size and the number of processes.
 
 The masking is the same for every run, recipe and moment: 15 % of the tokens, 80/10/10, drawn from the number of the
 row. So figures can be compared between steps and between recipes that mask otherwise; they can't be compared between
@@ -24,8 +24,9 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.stream.loader import rows_of
-from mlm_pretrain.stream.pack import PackedRow, collate
+from mlm_pretrain.stream.pack import Row, collate
 from mlm_pretrain.training.loss import Batch, to_device
+from mlm_pretrain.training.processes import Processes
 
 MASKING = ObjectiveConfig()
 MASK_SEED = 0
@@ -57,7 +58,7 @@ class HeldOutSet:
         documents = [(row["text"], names.index(row["source"])) for row in rows]
         self.names = list(names)
         self.documents = len(documents)
-        self._rows: list[PackedRow] = rows_of(documents, tokenizer, sequence_length, packing)
+        self._rows: list[Row] = rows_of(documents, tokenizer, sequence_length, packing)
         self._sequence_length = sequence_length
         self._pad_id = int(tokenizer.pad_token_id)
         self._objective = MaskedLM(MASKING, tokenizer, sequence_length)
@@ -65,10 +66,11 @@ class HeldOutSet:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        for start in range(0, len(self._rows), size):
+    def batches(self, size: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """One process's share of the batches; each is the same whoever makes it."""
+        for start in range(rank * size, len(self._rows), world_size * size):
             part = self._rows[start : start + size]
-            rows = collate(part, self._sequence_length, self._pad_id, start, step=0)
+            rows = collate(part, self._sequence_length, self._pad_id, range(start, start + len(part)), step=0)
             masked = self._objective.corrupt(rows, RowRandom(MASK_SEED))
             yield {name: torch.from_numpy(array) for name, array in masked.items()}
 
@@ -80,20 +82,24 @@ def held_out_pass(
     batch_size: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Score the held-out set.
 
     Args:
-        forward: batch → logits [N, V] at its N label positions; the model is in evaluation mode.
+        forward: batch → logits [N, V] at its N label positions; the model is in evaluation mode, and is
+            not the wrapper that waits for other processes.
+        processes: they share the batches, and all get the figures; by default there is but this one.
 
     Returns:
         `loss` (nats per masked token), `perplexity`, `accuracy`, `top5_accuracy`, `masked_tokens`, `documents`, and
         `by_source` with loss, accuracies and masked tokens of each source.
     """
+    processes = processes or Processes()
     # By source: summed loss, right at first guess, right within five, masked tokens.
     sums = torch.zeros(len(held_out.names), 4, dtype=torch.float64, device=device)
     with telemetry.progress(len(held_out), "held-out", unit="row", scale=False) as bar:
-        for batch in held_out.batches(batch_size):
+        for batch in held_out.batches(batch_size, processes.rank, processes.world_size):
             on_device = to_device(batch, device)
             with autocast():
                 logits = forward(on_device)
@@ -103,9 +109,12 @@ def held_out_pass(
             guesses = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels[:, None]
             figures = torch.stack([losses, guesses[:, 0], guesses.any(dim=-1), torch.ones_like(losses)], dim=-1)
             sums.index_add_(0, on_device["source_ids"][labelled].long(), figures.double())
-            bar.update(len(batch["input_ids"]))
-    by_source = {name: _figures(row) for name, row in zip(held_out.names, sums.tolist(), strict=True) if row[3]}
-    whole = _figures(sums.sum(dim=0).tolist())
+            # The others are about as far.
+            bar.update(min(len(batch["input_ids"]) * processes.world_size, len(held_out) - bar.n))
+    summed = processes.sum(sums.flatten().tolist())
+    rows = [summed[start : start + 4] for start in range(0, len(summed), 4)]
+    by_source = {name: _figures(row) for name, row in zip(held_out.names, rows, strict=True) if row[3]}
+    whole = _figures([sum(column) for column in zip(*rows, strict=True)])
     return {**whole, "documents": held_out.documents, "by_source": by_source}
 
 

@@ -15,9 +15,10 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import build_model, make_model_config, preset_names
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import model_inputs, supports_packing
+from mlm_pretrain.objectives.base import Rows
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.stream.pack import Segment, collate
+from mlm_pretrain.stream.pack import Row, Segments, collate, pack
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -32,23 +33,39 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 PACKED = ("modernbert", "bert", "roberta", "electra")
 
 
-def tiny(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    settings = ModelConfig(model_type=name, config=ARCHITECTURES[name])
+def tiny(name: str, tokenizer: PreTrainedTokenizerFast, attention: str | None = None) -> PreTrainedModel:
+    settings = ModelConfig(model_type=name, config=ARCHITECTURES[name], attn_implementation=attention)
     return build_model(settings, tokenizer, 40).eval()
 
 
-def masked_batch(tokenizer: PreTrainedTokenizerFast, **objective: Any) -> dict[str, torch.Tensor]:
+def rows_of(documents: list[list[int]], tokenizer: PreTrainedTokenizerFast, length: int, packing: bool = True) -> Rows:
+    """Documents of these tokens in rows of a length, and at last a row of padding."""
+    sizes = [len(ids) for ids in documents]
+    ones = np.ones(len(documents), dtype=np.int32)
+    segments = Segments(np.concatenate(documents), np.concatenate([[0], np.cumsum(sizes)]), ones, ones)
+    block = pack(segments, length, packing)
+    rows = [*(Row(block, number, 0) for number in range(len(block))), None]
+    return collate(rows, length, int(tokenizer.pad_token_id), range(len(rows)), 0)
+
+
+def masked_batch(tokenizer: PreTrainedTokenizerFast, packing: bool = True, **objective: Any) -> dict[str, torch.Tensor]:
     generator = np.random.default_rng(0)
-    documents = [generator.integers(5, len(tokenizer), size=size).tolist() for size in (12, 20, 7, 30, 9)]
-    frame = [Segment([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id], 0) for ids in documents]
-    rows = collate([frame[:2], frame[2:3], frame[3:4], frame[4:]], 40, tokenizer.pad_token_id, 0, 0)
+    documents = [
+        [tokenizer.cls_token_id, *generator.integers(5, len(tokenizer), size=size).tolist(), tokenizer.sep_token_id]
+        for size in (12, 20, 7, 30, 9)
+    ]
+    rows = rows_of(documents, tokenizer, 40, packing)
     masked = MaskedLM(ObjectiveConfig(**objective), tokenizer, 40).corrupt(rows, RowRandom(0))
     return {name: torch.from_numpy(array) for name, array in masked.items()}
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", PACKED)
-def test_a_documents_logits_do_not_depend_on_its_neighbours(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    model = tiny(name, tokenizer)
+def test_a_documents_logits_do_not_depend_on_its_neighbours(
+    name: str, attention: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny(name, tokenizer, attention)
+    assert model.config._attn_implementation == attention
     assert supports_packing(model)
     batch = masked_batch(tokenizer)
     with torch.inference_mode():
@@ -60,6 +77,26 @@ def test_a_documents_logits_do_not_depend_on_its_neighbours(name: str, tokenizer
                 torch.testing.assert_close(packed[row][place], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_row_of_padding_adds_nothing(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Such rows stand where a lane's text has ended."""
+    model = tiny(name, tokenizer)
+    packing = supports_packing(model)
+    batch = masked_batch(tokenizer, packing)
+    objective = MaskedLM(ObjectiveConfig(), tokenizer, 40)
+    forward = MaskedLogits(model, packing)
+
+    def gradients(size: int) -> list[torch.Tensor]:
+        model.zero_grad()
+        loss, _, _ = objective.loss(forward, {name: tensor[:size] for name, tensor in batch.items()})
+        loss.backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    rows = len(batch["input_ids"])
+    for whole, without in zip(gradients(rows), gradients(rows - 1), strict=True):
+        torch.testing.assert_close(whole, without, rtol=1e-4, atol=1e-5)
+
+
 def test_a_model_that_can_not_isolate_documents_is_not_given_packed_rows(tokenizer: PreTrainedTokenizerFast) -> None:
     assert not supports_packing(tiny("deberta-v2", tokenizer))
 
@@ -69,8 +106,8 @@ def test_rows_of_full_length_have_positions(name: str, tokenizer: PreTrainedToke
     settings = ModelConfig(model_type=name, config={**TINY, "max_position_embeddings": 43})
     model = build_model(settings, tokenizer, 41).eval()
     packing = supports_packing(model)
-    row = collate([[Segment(list(range(5, 46)), 0)]], 41, tokenizer.pad_token_id, 0, 0)
-    batch = {key: torch.from_numpy(getattr(row, key)) for key in ("input_ids", "segment_ids", "position_ids")}
+    row = rows_of([list(range(5, 46))], tokenizer, 41)
+    batch = {key: torch.from_numpy(getattr(row, key))[:1] for key in ("input_ids", "segment_ids", "position_ids")}
     assert model(**model_inputs(model, batch, packing)).logits.shape == (1, 41, len(tokenizer))
 
 

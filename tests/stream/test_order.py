@@ -1,4 +1,4 @@
-"""Contract 1 on one process: the batches are a pure function of config, seed, corpus and step."""
+"""Contract 1: the global batches are a pure function of config, seed, corpus and step, whoever makes them."""
 
 from __future__ import annotations
 
@@ -8,141 +8,196 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from mlm_pretrain.config import Config, TextConfig
-from mlm_pretrain.config_file import make_config
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.config import Config
 from mlm_pretrain.objectives.base import OBJECTIVES
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
-from mlm_pretrain.stream.shuffle import DocumentStream
-from mlm_pretrain.text.mixture import is_held_out
 from tests.conftest import tiny_config
 
 
 def batches(
-    config: Config, tokenizer: PreTrainedTokenizerFast, *, state: str | None = None, step: int = 0, workers: int = 0
+    config: Config, tokenizer: PreTrainedTokenizerFast, workers: int = 0, **place: Any
 ) -> Iterator[GlobalBatch]:
     objective = OBJECTIVES["mlm"](config.objective, tokenizer, config.stream.sequence_length)
-    return global_batches(config, tokenizer, objective, packing=True, num_workers=workers, state=state, step=step)
+    return global_batches(config, tokenizer, objective, packing=True, num_workers=workers, **place)
+
+
+def joined(shares: tuple[GlobalBatch, ...]) -> GlobalBatch:
+    """The processes' shares of a batch as one, its rows in order."""
+    rows, order = torch.cat([share.rows for share in shares]).sort()
+    names = shares[0].tensors
+    tensors = {name: torch.cat([share.tensors[name] for share in shares])[order] for name in names}
+    lanes = {number: state for share in shares for number, state in share.lanes.items()}
+    return GlobalBatch(tensors, rows, sum(share.tokens for share in shares), lanes, shares[0].counts)
+
+
+def run(
+    config: Config, tokenizer: PreTrainedTokenizerFast, processes: int, steps: int, workers: int = 0, **place: Any
+) -> list[GlobalBatch]:
+    """Some steps of a run on several processes (here in turn, in one)."""
+    streams = [
+        batches(config, tokenizer, workers, rank=rank, world_size=processes, **place) for rank in range(processes)
+    ]
+    return [joined(shares) for shares in itertools.islice(zip(*streams, strict=True), steps)]
 
 
 def digest(batch: GlobalBatch) -> str:
-    whole = hashlib.sha256()
+    whole = hashlib.sha256(batch.rows.numpy().tobytes())
     for name, tensor in sorted(batch.tensors.items()):
         whole.update(name.encode() + tensor.numpy().tobytes())
     return whole.hexdigest()
 
 
-def hashes(config: Config, tokenizer: PreTrainedTokenizerFast, count: int, **place: object) -> list[str]:
-    return [digest(batch) for batch in itertools.islice(batches(config, tokenizer, **place), count)]  # type: ignore[arg-type]
-
-
-STEPS = 60  # several windows, many chunks, and more than one epoch
+STEPS = 100  # several windows and chunks in each lane, and more than one epoch
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(
     corpus: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Config, list[str], list[str]]:
+) -> tuple[Config, list[str], list[dict[str, Any]]]:
     config = tiny_config(corpus, tmp_path_factory.mktemp("order"))
-    taken = list(itertools.islice(batches(config, tokenizer), STEPS))
-    assert max(source["epoch"] for source in taken[-1].counts.values()) >= 1
-    return config, [digest(batch) for batch in taken], [batch.state for batch in taken]
+    taken = run(config, tokenizer, processes=1, steps=STEPS)
+    assert min(source["epoch"] for source in taken[-1].counts.values()) >= 1
+    hashes = [digest(batch) for batch in taken]
+    assert len(set(hashes)) == STEPS
+    return config, hashes, [batch.lanes for batch in taken]
+
+
+Uninterrupted = tuple[Config, list[str], list[dict[str, Any]]]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
+@pytest.mark.parametrize(("processes", "workers"), [(1, 1), (1, 2), (1, 4), (2, 0), (2, 2), (3, 0), (4, 1), (8, 0)])
+def test_processes_and_workers_make_the_same_batches_and_states(
+    uninterrupted: Uninterrupted, tokenizer: PreTrainedTokenizerFast, processes: int, workers: int
+) -> None:
+    config, expected, states = uninterrupted
+    taken = run(config, tokenizer, processes, 20, workers)
+    assert [digest(batch) for batch in taken] == expected[:20]
+    assert [batch.lanes for batch in taken] == states[:20]
+    assert all(len(batch.rows) == config.training.global_batch_size for batch in taken)
 
 
 def test_resuming_behind_any_step_gives_the_same_batches(
-    uninterrupted: tuple[Config, list[str], list[str]], tokenizer: PreTrainedTokenizerFast
+    uninterrupted: Uninterrupted, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     config, expected, states = uninterrupted
-    assert len(set(expected)) == STEPS
     for step in range(1, STEPS - 2, 5):
-        resumed = hashes(config, tokenizer, 3, state=states[step - 1], step=step)
-        assert resumed == expected[step : step + 3], f"behind step {step}"
+        state = json.loads(json.dumps(states[step - 1]))
+        resumed = run(config, tokenizer, 1 + step % 3, 3, state=state, step=step)
+        assert [digest(batch) for batch in resumed] == expected[step : step + 3], f"behind step {step}"
 
 
-def test_a_worker_makes_the_same_batches_and_states(
-    uninterrupted: tuple[Config, list[str], list[str]], tokenizer: PreTrainedTokenizerFast
-) -> None:
-    config, expected, states = uninterrupted
-    taken = list(itertools.islice(batches(config, tokenizer, workers=1), 20))
-    assert [digest(batch) for batch in taken] == expected[:20]
-    assert [batch.state for batch in taken] == states[:20]
-
-
-def test_a_chain_of_resumes_gives_the_same_batches(
-    uninterrupted: tuple[Config, list[str], list[str]], tokenizer: PreTrainedTokenizerFast
+def test_a_chain_of_resumes_on_changing_processes_gives_the_same_batches(
+    uninterrupted: Uninterrupted, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     config, expected, _ = uninterrupted
     seen: list[str] = []
     state = None
-    while len(seen) < 30:
-        for batch in itertools.islice(batches(config, tokenizer, state=state, step=len(seen)), 1 + len(seen) % 4):
+    for processes, workers in itertools.cycle([(1, 0), (2, 0), (1, 2), (3, 1), (8, 0)]):
+        for batch in run(config, tokenizer, processes, 3, workers, state=state, step=len(seen)):
             seen.append(digest(batch))
-            state = batch.state
+            state = batch.lanes
+        if len(seen) >= 30:
+            break
     assert seen == expected[: len(seen)]
 
 
 def test_the_seed_changes_the_order_and_the_state_is_small(
-    uninterrupted: tuple[Config, list[str], list[str]], tokenizer: PreTrainedTokenizerFast
+    uninterrupted: Uninterrupted, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     config, expected, states = uninterrupted
     other = config.model_copy(update={"run": config.run.model_copy(update={"seed": 1})})
-    assert not set(hashes(other, tokenizer, 5)) & set(expected)
-    assert max(map(len, states)) < 8_000
+    assert not {digest(batch) for batch in run(other, tokenizer, 1, 5)} & set(expected)
+    assert max(len(json.dumps(state)) for state in states) < 6_000
 
 
-def _text(corpus: Path, **keys: object) -> TextConfig:
-    raw = {"text": {"sources": [{"source": "files", "path": str(corpus)}], "validation_fraction": 0.1, **keys}}
-    return make_config(raw).text
+def test_masks_change_every_epoch(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    # One document that fills a row: only its masks can tell the epochs from one another.
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": "a b c d e f g h i j k l m n o p " * 10}) + "\n")
+    source = {"source": "files", "path": str(tmp_path / "one.jsonl")}
+    text = {"sources": [source], "validation_fraction": 0.0}
+    config = tiny_config(tmp_path, tmp_path, text=text, stream={"lanes": 2, "packing_buffer": 10})
+    labels = torch.cat([batch.tensors["labels"] for batch in run(config, tokenizer, 1, 5)])
+    assert len({row.numpy().tobytes() for row in labels}) == len(labels)
 
 
-# Each example reads the corpus several times: without shrinking, a failure is told at once.
-@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
-@given(window=st.integers(1, 60_000), size=st.integers(500, 50_000), seed=st.integers(0, 5))
-def test_an_epoch_has_every_training_document_once(corpus: Path, window: int, size: int, seed: int) -> None:
-    lines = [line for path in corpus.iterdir() for line in path.read_text(encoding="utf-8").splitlines()]
-    documents = [json.loads(line)["text"] for line in lines]
-    stream = DocumentStream(_text(corpus), seed, window)
-    expected = Counter(text for text in documents if not is_held_out(text, 0.1))
-    taken: list[str] = []
-    while len(taken) < 2 * expected.total():
-        taken += [text for text, _ in stream.take(size)]
-        # Taken up again by another process from what a checkpoint holds.
-        state = json.loads(json.dumps(stream.state()))
-        stream = DocumentStream(_text(corpus), seed, window)
-        stream.restore(state)
-    first, second = taken[: expected.total()], taken[expected.total() : 2 * expected.total()]
-    # Compared by text, so that a failure doesn't print the corpus.
-    assert sorted(first) == sorted(expected.elements()), "the first epoch"
-    assert sorted(second) == sorted(expected.elements()), "the second epoch"
-    if window > 5_000:  # less holds a document or two
-        assert first != second
+# -- documents over epochs -----------------------------------------------------------------------------------------
 
 
-def test_sources_are_mixed_by_their_weights_in_bytes(corpus: Path, tmp_path: Path) -> None:
-    lines = tmp_path / "short.txt"
-    lines.write_text("".join(f"line number {number} of a small source\n" for number in range(50)), encoding="utf-8")
-    sources = [
-        {"source": "files", "path": str(corpus), "weight": 3.0, "label": "docs"},
-        {"source": "files", "path": str(lines), "document": "line", "weight": 1.0, "label": "lines"},
-    ]
-    stream = DocumentStream(_text(corpus, sources=sources), 0, 100_000)
-    taken = stream.take(60_000)
-    by_source = Counter[int]()
-    for text, source in taken:
-        by_source[source] += len(text.encode())
-    assert abs(by_source[0] / by_source.total() - 0.75) < 0.05
-    counts = stream.counts()
-    assert counts["lines"]["epoch"] >= 5
-    assert counts["docs"]["epoch"] == 0
+def once(text: str) -> str:
+    return text.split()[0]
 
 
-def test_a_source_without_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "blank.jsonl").write_text('{"text": "  "}\n{"text": null}\n', encoding="utf-8")
-    with pytest.raises(UserError, match="no text"):
-        DocumentStream(_text(tmp_path / "blank.jsonl"), 0, 1000).take(1)
+def shards_of(folder: Path, shards: int, documents: int) -> Path:
+    """Files of uneven length; each document is one word of its own, and some filling."""
+    folder.mkdir()
+    files = [(folder / f"{shard}.jsonl").open("w", encoding="utf-8") for shard in range(shards)]
+    for number in range(documents):
+        # The first file has half of them.
+        file = files[0] if number % 2 else files[number // 2 % shards]
+        file.write(json.dumps({"text": f"w{number} " + "x" * (number % 17)}) + "\n")
+    for file in files:
+        file.close()
+    return folder
+
+
+def words_of(batch: GlobalBatch, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The words that the documents of a batch begin with."""
+    labels = batch.tensors["labels"]
+    ids = torch.where(labels == -100, batch.tensors["input_ids"], labels)
+    words = []
+    for row, segments in zip(ids, batch.tensors["segment_ids"], strict=True):
+        for number in range(1, int(segments.max()) + 1):
+            words.append(once(tokenizer.decode(row[segments == number][1:-1])))
+    return words
+
+
+@settings(
+    max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
+@given(
+    shards=st.sampled_from([1, 2, 7, 64]),
+    lanes=st.sampled_from([2, 3, 8]),
+    window=st.integers(10, 5_000),
+    resume=st.integers(1, 9),
+    seed=st.integers(0, 5),
+)
+def test_epochs_have_every_document_once(
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path_factory: pytest.TempPathFactory,
+    shards: int,
+    lanes: int,
+    window: int,
+    resume: int,
+    seed: int,
+) -> None:
+    """For any number of shards against any number of processes, through any number of resumes."""
+    documents = 300
+    folder = tmp_path_factory.mktemp("shards")
+    source = {"source": "files", "path": str(shards_of(folder / "text", shards, documents)), "max_epochs": 2}
+    config = tiny_config(
+        folder,
+        folder,
+        run={"seed": seed},
+        text={"sources": [source], "validation_fraction": 0.0},
+        stream={"lanes": lanes, "shuffle_window": window, "packing_buffer": 300},
+    )
+    words: Counter[str] = Counter()
+    state, step = None, 0
+    while True:
+        part = run(config, tokenizer, 1 + step % 2, resume, state=state, step=step)
+        for batch in part:
+            words.update(words_of(batch, tokenizer))
+        state, step = part[-1].lanes, step + len(part)
+        if not part[-1].tokens:
+            break
+        assert step < 500
+    assert words == {f"w{number}": 2 for number in range(documents)}

@@ -7,7 +7,7 @@ import gzip
 import json
 import lzma
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.text.readers import decode_row
 from mlm_pretrain.text.sources import SOURCES
 
 TEXTS = [f"document {number}: größer, 更大, “longer” and, with commas" for number in range(25)]
@@ -54,8 +55,18 @@ def config(path: Any, **keys: Any) -> SourceConfig:
     return SourceConfig(source="files", path=path if isinstance(path, list) else str(path), **keys)
 
 
+def decoded(rows: Iterable[dict[str, Any]], text_column: str = "text") -> list[dict[str, Any]]:
+    """Rows as they are once they are decoded."""
+    result = []
+    for row in rows:
+        text, dropped = decode_row(row, text_column) if "undecoded" in row else (row["text"], row["dropped"])
+        result.append({"text": text, "source": row["source"], "dropped": dropped})
+    return result
+
+
 def read(path: Any, **keys: Any) -> list[dict[str, Any]]:
-    return list(SOURCES["files"](config(path, **keys)))
+    source = config(path, **keys)
+    return decoded(SOURCES["files"](source), source.text_column)
 
 
 FORMS = ["jsonl", "jsonl.gz", "jsonl.zst", "jsonl.xz", "txt", "txt.gz", "csv", "tsv", "parquet"]
@@ -106,7 +117,7 @@ def test_formats_may_be_mixed_in_a_directory_and_the_order_is_that_of_the_names(
     write(tmp_path / ".hidden.txt", "not this")
     write(tmp_path / "picture.png", "nor this")
     dataset = SOURCES["files"](config(tmp_path, label="mine"))
-    assert [(row["text"], row["source"]) for row in dataset] == [
+    assert [(row["text"], row["source"]) for row in decoded(dataset)] == [
         ("first", "mine"),
         ("second", "mine"),
         ("third", "mine"),

@@ -55,6 +55,26 @@ def test_a_local_dataset_folder_goes_through_the_hub_source_and_resumes(tmp_path
         assert head + list(again) == whole
 
 
+def test_a_dataset_of_few_parquet_files_is_divided_by_row_groups_and_each_part_resumes(tmp_path: Path) -> None:
+    write_corpus(tmp_path, "parquet", TEXTS, "train")
+    source = SourceConfig(source="hub", path=str(tmp_path))
+    shards = SOURCES["hub"](source).num_shards
+    assert shards == 7
+    found = []
+    for index in range(shards):
+        length = len(list(SOURCES["hub"](source).shard(shards, index)))
+        for taken in range(length + 1):
+            first = SOURCES["hub"](source).shard(num_shards=shards, index=index)
+            rows = iter(first)
+            head = [next(rows) for _ in range(taken)]
+            again = SOURCES["hub"](source).shard(num_shards=shards, index=index)
+            again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+            read = head + list(again)
+            assert len(read) == length
+        found += read
+    assert [row["text"] for row in found] == TEXTS
+
+
 def test_errors_of_the_hub_source_are_one_line(tmp_path: Path) -> None:
     write_corpus(tmp_path, "jsonl", TEXTS, "train")
     cases: list[tuple[dict[str, Any], str]] = [

@@ -122,7 +122,7 @@ def test_an_optimizer_taken_up_from_a_checkpoint_goes_on_as_if_it_had_not_stoppe
     optimizer = make_optimizer(first, settings)
     train(first, optimizer, range(3))
     state = {"any": "record"}
-    save_checkpoint(tmp_path / "step-3", lambda folder: None, optimizer, state, keep=1)
+    save_checkpoint(tmp_path / "step-3", lambda folder: None, optimizer, state, {}, keep=1)
     resumed = make_optimizer(first, settings)
     restore_optimizer(tmp_path / "step-3", resumed, read_state(tmp_path / "step-3")["optimizer"])
     train(first, resumed, range(3, 6))

@@ -1,0 +1,188 @@
+"""The rows of one lane: each source gives blocks of rows, and the lane mixes the sources' rows by their weights.
+
+A block is a pure function of the place in the source where it begins, so a source of rows is back where it was with
+that place and the number of rows taken from the block. The rows of a block are shuffled: packing sorts them by
+length, and a batch should see all lengths.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlm_pretrain.config import TextConfig
+from mlm_pretrain.stream.pack import Block, Row, Segmenter, pack
+from mlm_pretrain.stream.shuffle import ROWS, DocumentReader, Origin, State, order_of
+
+
+class RowSource(ABC):
+    """The rows of one source in one lane. What a block is read from is for the subclass to say."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self._begin: State = {"row": 0, "place": None}
+        self._block: Block | None = None
+        self._order = np.empty(0, dtype=np.int64)
+        self._taken = 0
+
+    @abstractmethod
+    def read(self) -> Block | None:
+        """The next block; None where the source is at its end."""
+
+    @abstractmethod
+    def place(self) -> State:
+        """Where the next block begins; its `epoch` is the one of its first document."""
+
+    @abstractmethod
+    def go(self, place: State) -> None:
+        """Let the next block be the one that begins at `place`."""
+
+    @property
+    @abstractmethod
+    def dropped(self) -> dict[str, int]:
+        """Drops by reason, among what was read so far."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in which the block in hand begins, from 0."""
+        return self._begin["place"]["epoch"] if self._begin["place"] else 0
+
+    def take(self) -> Row | None:
+        """The next row; None where the source is at its end.
+
+        Raises:
+            UserError: the source can't be read.
+        """
+        while self._taken == len(self._order):
+            begin = {"row": self._begin["row"] + len(self._order), "place": self.place()}
+            block = self.read()
+            if block is None:
+                return None
+            self._hold(block, begin)
+        assert self._block is not None
+        number = int(self._order[self._taken])
+        self._taken += 1
+        return Row(self._block, number, self.origin.source)
+
+    def state(self) -> State:
+        return {"begin": self._begin, "taken": self._taken}
+
+    def restore(self, state: State) -> None:
+        begin = state["begin"]
+        if begin["place"] is not None:
+            self.go(begin["place"])
+            block = self.read()
+            assert block is not None, "a block that rows were taken from is there again"
+            self._hold(block, begin)
+            self._taken = state["taken"]
+
+    def _hold(self, block: Block, begin: State) -> None:
+        self._block, self._begin, self._taken = block, begin, 0
+        self._order = order_of(ROWS, self.origin, begin["row"], size=len(block))
+
+
+class TextRows(RowSource):
+    """Rows tokenised and packed on the way, `chunk_bytes` of text at a time."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        documents: DocumentReader,
+        segmenter: Segmenter,
+        chunk_bytes: int,
+        sequence_length: int,
+        packing: bool,
+    ) -> None:
+        super().__init__(origin)
+        self._documents = documents
+        self._segmenter = segmenter
+        self._chunk_bytes = chunk_bytes
+        self._sequence_length = sequence_length
+        self._packing = packing
+
+    def read(self) -> Block | None:
+        documents = self._documents.take(self._chunk_bytes)
+        if not documents:
+            return None
+        return pack(self._segmenter(documents), self._sequence_length, self._packing)
+
+    def place(self) -> State:
+        return {"epoch": self._documents.epoch, **self._documents.state()}
+
+    def go(self, place: State) -> None:
+        self._documents.restore(place)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return self._documents.dropped
+
+
+class LaneRows:
+    """The rows of one lane in training order.
+
+    Args:
+        sources: in the order of the config.
+        text: gives the weights and where the run ends.
+    """
+
+    def __init__(self, sources: Sequence[RowSource], text: TextConfig) -> None:
+        self._sources = sources
+        self._weights = [source.weight for source in text.sources]
+        self._passes = [source.max_epochs or 1 for source in text.sources]
+        self._stopping = text.stopping_strategy
+        self._ended = [False] * len(sources)
+        self._taken = [{"tokens": 0, "documents": 0, "bytes": 0} for _ in sources]
+
+    def take(self, count: int) -> list[Row | None]:
+        """The next rows; None stands for each that isn't there because the text is at its end."""
+        return [self._next() for _ in range(count)]
+
+    def _next(self) -> Row | None:
+        while not all(self._ended):
+            number = self._furthest_behind()
+            row = self._sources[number].take()
+            if row is not None and not self._all_passed():
+                taken = self._taken[number]
+                taken["tokens"] += row.tokens
+                taken["documents"] += int(row.block.documents[row.number])
+                taken["bytes"] += int(row.block.bytes[row.number])
+                return row
+            self._ended[number] = True
+            if row is not None or self._stopping == "first_exhausted":
+                self._ended = [True] * len(self._sources)
+        return None
+
+    def _furthest_behind(self) -> int:
+        """The source that is furthest behind its share of the tokens."""
+        going = [number for number, ended in enumerate(self._ended) if not ended]
+        return min(going, key=lambda number: (self._taken[number]["tokens"] / self._weights[number], number))
+
+    def _all_passed(self) -> bool:
+        """Whether every source has been through as often as it has to, where that ends the run."""
+        return self._stopping == "all_exhausted" and all(
+            ended or source.epoch >= passes
+            for ended, source, passes in zip(self._ended, self._sources, self._passes, strict=True)
+        )
+
+    def counts(self) -> list[dict[str, Any]]:
+        """By source: tokens, documents and bytes of the rows taken so far, the epoch, drops by reason."""
+        return [
+            {**taken, "epoch": source.epoch, "dropped": source.dropped}
+            for taken, source in zip(self._taken, self._sources, strict=True)
+        ]
+
+    def state(self) -> State:
+        return {
+            "ended": list(self._ended),
+            "taken": [dict(taken) for taken in self._taken],
+            "sources": [source.state() for source in self._sources],
+        }
+
+    def restore(self, state: State) -> None:
+        self._ended = list(state["ended"])
+        self._taken = [dict(taken) for taken in state["taken"]]
+        for source, source_state in zip(self._sources, state["sources"], strict=True):
+            source.restore(source_state)

@@ -1,0 +1,327 @@
+"""Write the packed rows of one epoch ahead of training; `prepared.py` says what is written and reads it.
+
+Each source is cut into lanes of its own, whose number depends on the corpus alone; a process writes a lane's shards
+one after another. A shard carries the place where the next one begins, so that a lane which was interrupted goes on
+behind its last whole shard.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.config import Config, dotted, fingerprint
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.run import MANIFEST, file_digest, write_json
+from mlm_pretrain.stream import forked
+from mlm_pretrain.stream.lanes import TextRows
+from mlm_pretrain.stream.pack import Block, Segmenter, least_chunk_bytes
+from mlm_pretrain.stream.prepared import (
+    SETTINGS,
+    add_notes,
+    read_manifest,
+    read_notes,
+    shard_writer,
+    stale_keys,
+    write_group,
+)
+from mlm_pretrain.stream.shuffle import PIECES_PER_LANE, ROWS, DocumentReader, Lane, Origin, order_of
+from mlm_pretrain.text import duplicates
+from mlm_pretrain.text.mixture import document, is_held_out, open_source, source_names
+
+FORMAT = 1
+"""To be raised with every change of what the shards hold."""
+MOST_LANES = 64
+WINDOW_BYTES = 16_000_000
+"""Text that is shuffled before it is packed, in each process."""
+CHUNK_BYTES = 4_000_000
+SHARD_TOKENS = 16_000_000
+GROUP_TOKENS = 1 << 18
+HASHES = ".hashes"
+
+
+def prepared_settings(config: Config, packing: bool, vocabulary: str, corpus: dict[str, Any]) -> dict[str, Any]:
+    """What prepared rows depend on, by dotted key.
+
+    Args:
+        packing: whether documents share rows.
+        vocabulary: the tokenizer's fingerprint.
+        corpus: the sources' fingerprints by name.
+    """
+    reading = {"text_column", "document", "encoding", "filters", "options"}
+    sources = [source.model_dump(mode="json", include=reading) for source in config.text.sources]
+    return dotted(
+        {
+            "format": FORMAT,
+            "stream": {"sequence_length": config.stream.sequence_length},
+            "prepare": {"deduplicate": config.prepare.deduplicate},
+            "text": {"validation_fraction": config.text.validation_fraction, "sources": sources},
+            "packing": packing,
+            "the tokenizer": vocabulary,
+            "corpus": corpus,
+        }
+    )
+
+
+def prepare(
+    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, folder: Path, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the shards of all sources; what stands already and is whole is kept.
+
+    Args:
+        settings: see `prepared_settings`.
+
+    Returns:
+        The manifest: `sources`, each with its `name`, `files`, `rows`, `tokens`, `documents`, `bytes`, `dropped`.
+
+    Raises:
+        UserError: a source can't be read or has no text, the folder holds something else, or a process was killed.
+    """
+    _make_room(folder, settings)
+    work = _Work(config, tokenizer, packing, folder, fingerprint(settings))
+    if config.prepare.deduplicate:
+        parts = work.parts()
+        work.run(
+            "hash documents", work.hash_part, [part for part in parts if not duplicates.has_hashes(work.hashes, part)]
+        )
+        found = duplicates.find_duplicates(work.hashes, parts)
+        telemetry.say(f"exact copies: {sum(found.values()):,} documents will be left out")
+    lanes = [(number, lane) for number in range(len(work.pieces)) for lane in range(work.lanes(number))]
+    results = work.run("prepare", work.write_lane, lanes)
+    sources = []
+    for number, name in enumerate(source_names(config.text)):
+        files = [
+            file for (source, _), result in zip(lanes, results, strict=True) if source == number for file in result
+        ]
+        sources.append({"name": name, **_totals(files), "files": [_listed(file) for file in files if file["rows"]]})
+        if not sources[-1]["rows"]:
+            raise UserError(f"text.sources: '{name}' has no text to train on")
+    write_json(folder / MANIFEST, {"settings": fingerprint(settings), "sources": sources})
+    shutil.rmtree(work.hashes, ignore_errors=True)
+    return read_manifest(folder)
+
+
+def _make_room(folder: Path, settings: dict[str, Any]) -> None:
+    """Leave in the folder only what belongs to these settings and is whole."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).exists():
+        raise UserError(f"{folder}: holds something else than prepared shards; name another folder as stream.prepared")
+    stale = stale_keys(folder, settings) if (folder / SETTINGS).exists() else []
+    if stale:
+        telemetry.say(f"{folder}: made anew, the shards were stale ({', '.join(stale[:3])})")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.rglob(".*.tmp"):
+        left.unlink(missing_ok=True)
+    write_json(folder / SETTINGS, settings)
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        for source in json.loads(manifest.read_text(encoding="utf-8"))["sources"]:
+            for entry in source["files"]:
+                file = folder / entry["name"]
+                if file.is_file() and file_digest(file) != {key: entry[key] for key in ("size", "sha256")}:
+                    telemetry.warn(f"{file}: damaged (its size or SHA-256 is not the one that was written); made anew")
+                    file.unlink()
+        manifest.unlink()
+
+
+def _totals(files: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = ("rows", "tokens", "documents", "bytes")
+    dropped: Counter[str] = Counter()
+    for file in files:
+        # Counted from a lane's beginning: the last shard of a lane has its whole count.
+        if file["next"] is None:
+            dropped += Counter(file["dropped"])
+    return {**{key: sum(file[key] for file in files) for key in counts}, "dropped": dict(sorted(dropped.items()))}
+
+
+def _listed(file: dict[str, Any]) -> dict[str, Any]:
+    return {key: file[key] for key in ("name", "size", "sha256", "groups", "rows", "tokens")}
+
+
+@dataclass
+class _Work:
+    """What the processes share; they are forked, so nothing of it is sent."""
+
+    config: Config
+    tokenizer: PreTrainedTokenizerBase
+    packing: bool
+    folder: Path
+    settings: str
+
+    def __post_init__(self) -> None:
+        self.hashes = self.folder / HASHES
+        self.pieces = [open_source(source).num_shards for source in self.config.text.sources]
+        self._read_bytes = multiprocessing.get_context("fork").Value("q", 0)
+
+    def lanes(self, source: int) -> int:
+        """Lanes of a source: no more than deal its pieces out whole."""
+        return max(1, min(MOST_LANES, self.pieces[source] // PIECES_PER_LANE))
+
+    def parts(self) -> list[int]:
+        """The numbers of all pieces of all sources."""
+        return list(range(sum(self.pieces)))
+
+    # -- in the processes --------------------------------------------------------------------------------------
+
+    def hash_part(self, part: int) -> None:
+        source = next(number for number in range(len(self.pieces)) if part < sum(self.pieces[: number + 1]))
+        settings = self.config.text.sources[source]
+        piece = open_source(settings).shard(num_shards=self.pieces[source], index=part - sum(self.pieces[:source]))
+
+        def texts() -> Iterator[tuple[int, str]]:
+            for number, row in enumerate(piece):
+                read = document(row, settings, Counter())
+                if read is not None and not is_held_out(read.text, self.config.text.validation_fraction):
+                    self._count(len(read.text.encode()))
+                    yield number, read.text
+
+        duplicates.write_hashes(texts(), part, self.hashes)
+
+    def write_lane(self, lane: tuple[int, int]) -> list[dict[str, Any]]:
+        """Write the shards of a lane that aren't there; what each holds."""
+        source, number = lane
+        folder = self.folder / f"source-{source:02d}"
+        folder.mkdir(exist_ok=True)
+        rows = self._open_rows(Origin(0, source, Lane(number, self.lanes(source))))
+        written: list[dict[str, Any]] = []
+        while not written or written[-1]["next"] is not None:
+            file = folder / f"lane-{number:03d}-{len(written):05d}.parquet"
+            notes = read_notes(file)
+            if notes is None or notes["settings"] != self.settings:
+                if written:
+                    rows.go(written[-1]["next"])
+                notes = self._write_shard(rows, file)
+            written.append({**notes, "name": file.relative_to(self.folder).as_posix(), **file_digest(file)})
+        return written
+
+    def _open_rows(self, origin: Origin) -> TextRows:
+        length = self.config.stream.sequence_length
+        documents = DocumentReader(
+            open_source(self.config.text.sources[origin.source]),
+            self.config.text.sources[origin.source],
+            origin,
+            WINDOW_BYTES,
+            self.config.text.validation_fraction,
+            max_epochs=1,
+            copies=self._copies_in(origin.source) if self.config.prepare.deduplicate else None,
+        )
+        chunk = max(CHUNK_BYTES, least_chunk_bytes(length))
+        return TextRows(origin, documents, Segmenter(self.tokenizer, length), chunk, length, self.packing)
+
+    def _copies_in(self, source: int) -> Callable[[int], frozenset[int]]:
+        before = sum(self.pieces[:source])
+
+        @functools.lru_cache(maxsize=1)
+        def copies(piece: int) -> frozenset[int]:
+            return frozenset(duplicates.duplicates_of(self.hashes, before + piece).tolist())
+
+        return copies
+
+    def _write_shard(self, rows: TextRows, file: Path) -> dict[str, Any]:
+        """Write blocks until the shard is full or the lane at its end; what it holds and where the next one begins."""
+        totals = Counter({"groups": 0, "rows": 0, "tokens": 0, "documents": 0, "bytes": 0})
+        # A process whose parent was killed may still be at work on this shard for a moment: a name of our own.
+        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        kind = np.uint16 if len(self.tokenizer) <= 1 << 16 else np.int32
+        ended = False
+        with shard_writer(beside, np.dtype(kind)) as writer:
+            while not ended and totals["tokens"] < SHARD_TOKENS:
+                block = rows.read()
+                ended = block is None
+                for group in _groups(block, rows.origin, totals["rows"]) if block else ():
+                    write_group(writer, group)
+                    totals.update(groups=1, rows=len(group), tokens=len(group.ids))
+                    totals.update(documents=int(group.documents.sum()), bytes=int(group.bytes.sum()))
+                    self._count(int(group.bytes.sum()))
+            place = None if ended else rows.place()
+            notes = {**totals, "settings": self.settings, "next": place, "dropped": rows.dropped}
+            add_notes(writer, notes)
+        with beside.open("rb") as handle:
+            os.fsync(handle.fileno())
+        beside.replace(file)
+        return notes
+
+    def _count(self, size: int) -> None:
+        with self._read_bytes.get_lock():
+            self._read_bytes.value += size
+
+    # -- in the first process ----------------------------------------------------------------------------------
+
+    def run(self, what: str, job: Callable[[Any], Any], arguments: Iterable[Any]) -> list[Any]:
+        """Do the jobs in processes; their results in order."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        jobs = list(arguments)
+        self._read_bytes.value = 0
+        executor = ProcessPoolExecutor(
+            max_workers=max(1, min(self.config.prepare.num_proc or cores, len(jobs))),
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=_settle_in_process,
+            initargs=(job,),
+        )
+        try:
+            futures = [executor.submit(_do, each) for each in jobs]
+            with telemetry.progress(None, what, unit="B") as bar:
+                waiting = set(futures)
+                while waiting:
+                    done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    bar.update(self._read_bytes.value - bar.n)
+            return [future.result() for future in futures]
+        except BaseException as error:
+            # What runs still is of no use; whole shards stand, and the next time goes on behind them.
+            for child in multiprocessing.active_children():
+                child.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    f"{what}: a process was killed; is there memory for so many (prepare.num_proc)?"
+                ) from None
+            raise
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _groups(block: Block, origin: Origin, first: int) -> Iterator[Block]:
+    """A block's rows, shuffled, in groups of about `GROUP_TOKENS`."""
+    order = order_of(ROWS, origin, first, size=len(block))
+    groups = -(-len(block.ids) // GROUP_TOKENS)
+    for numbers in np.array_split(order, max(groups, 1)):
+        if len(numbers):
+            yield block.rows(numbers)
+
+
+_job: Callable[[Any], Any]
+
+
+def _settle_in_process(job: Callable[[Any], Any]) -> None:
+    global _job
+    _job = job
+    forked.settle()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _do(argument: Any) -> Any:
+    return _job(argument)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has died: waiting for work, it would never notice."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

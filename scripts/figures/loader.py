@@ -1,0 +1,149 @@
+"""How fast text becomes masked batches."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import DataLoader
+from transformers import DataCollatorForLanguageModeling
+
+from figures.common import (
+    bare_tokenizer,
+    bench_config,
+    fresh,
+    load,
+    make_tokenizer,
+    one_epoch,
+    open_batches,
+    read_texts,
+    repeated,
+    text_tokens,
+    write_jsonl,
+)
+from mlm_pretrain import stages, telemetry
+from mlm_pretrain.config import Config
+
+MEGABYTES_PER_MINUTE = 12
+ROUNDS = 3
+WORKERS = (0, 1, 2)
+RECIPES = ((1, 0), (1, 2), (2, 0), (2, 2))
+"""(`num_proc` of `map`, `num_workers` of the `DataLoader`)."""
+
+
+def loader(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+    """Tokens a second from raw text to masked batches: ours against `tokenizers` alone and the run_mlm.py recipe.
+
+    Every system goes once through the same JSON-lines file (12 MB of documents a minute), on all cores, each time in
+    a new process, and gives rows of 512 tokens, 64 a batch; the clock runs from opening the text to the last batch.
+    A system's tokens are those of the text, without the special tokens round each document, so that all have the
+    same number.
+    tokenizers: `Tokenizer.encode_batch_fast` on 1,000 documents at a time that are in memory already, its threads on;
+    nothing is read, packed or masked. map: `load_dataset`, `map` of the tokenizer and of `group_texts` (caches cold),
+    a shuffling `DataLoader` with `DataCollatorForLanguageModeling`. prepared: ours on shards that `prepare` has
+    written, in one process without workers on one thread.
+    The numbers of processes (ours: 0, 1 or 2 workers; map: `num_proc` 1 or 2, 0 or 2 workers) are each side's best
+    in a first round that doesn't count; then three rounds in turn, of which the medians.
+    """
+    texts = repeated(read_texts(data), int(minutes * MEGABYTES_PER_MINUTE * 1_000_000))
+    file = write_jsonl(texts, folder / "documents.jsonl")
+    tokenizer = make_tokenizer(texts, folder / "tokenizer")
+    config = bench_config(folder, [one_epoch(file)], tokenizer={"path": str(tokenizer)})
+    tokens, _ = fresh(_tokenizers, file, tokenizer)
+    workers = min(WORKERS, key=lambda number: fresh(_ours, config, tokenizer, number, tokens))
+    recipe = min(RECIPES, key=lambda numbers: fresh(_map_recipe, file, tokenizer, folder, *numbers))
+    systems: dict[str, Callable[[], float]] = {
+        "ours": lambda: fresh(_ours, config, tokenizer, workers, tokens),
+        "tokenizers": lambda: fresh(_tokenizers, file, tokenizer)[1],
+        "map": lambda: fresh(_map_recipe, file, tokenizer, folder, *recipe),
+    }
+    if hasattr(stages, "prepare"):
+        fresh(stages.prepare, config)
+        prepared = config.model_copy(update={"stream": config.stream.model_copy(update={"prepared": True})})
+        systems["prepared"] = lambda: fresh(_ours, prepared, tokenizer, 0, tokens, 1)
+    else:
+        telemetry.say("loader: prepared shards are left out, there is no `prepare` yet")
+    seconds: dict[str, list[float]] = {name: [] for name in systems}
+    for _ in range(ROUNDS):
+        for name, system in systems.items():
+            seconds[name].append(system())
+    return _figures(seconds, tokens) | {
+        "tokens": float(tokens),
+        "num_workers": float(workers),
+        "map_num_proc": float(recipe[0]),
+        "map_num_workers": float(recipe[1]),
+    }
+
+
+def _figures(seconds: dict[str, list[float]], tokens: int) -> dict[str, float]:
+    names = {"ours": "tokens_per_s"}
+    speeds = {
+        names.get(system, f"{system}_tokens_per_s"): tokens / statistics.median(values)
+        for system, values in seconds.items()
+    }
+    # A ratio of the same round: what else the machine did, it did to both.
+    ratios = {
+        f"ratio_{peer}": statistics.median(
+            theirs / ours for ours, theirs in zip(seconds["ours"], seconds[peer], strict=True)
+        )
+        for peer in ("tokenizers", "map")
+    }
+    return speeds | ratios
+
+
+def _ours(config: Config, tokenizer_folder: Path, workers: int, tokens: int, threads: int | None = None) -> float:
+    """Seconds of one epoch."""
+    if threads:
+        torch.set_num_threads(threads)
+    tokenizer = load(tokenizer_folder)
+    started = time.perf_counter()
+    found = sum(text_tokens(batch) for batch in open_batches(config, tokenizer, num_workers=workers))
+    seconds = time.perf_counter() - started
+    assert found == tokens, f"{found:,} tokens of {tokens:,} came through"
+    return seconds
+
+
+def _tokenizers(file: Path, tokenizer_folder: Path) -> tuple[int, float]:
+    """(tokens of the text, seconds)."""
+    texts = datasets.Dataset.from_json(str(file), cache_dir=str(file.parent / "in-memory"))["text"][:]
+    backend = bare_tokenizer(load(tokenizer_folder))
+    tokens = 0
+    started = time.perf_counter()
+    for start in range(0, len(texts), 1000):
+        encodings = backend.encode_batch_fast(texts[start : start + 1000], add_special_tokens=False)
+        tokens += sum(map(len, encodings))
+    return tokens, time.perf_counter() - started
+
+
+def _map_recipe(file: Path, tokenizer_folder: Path, folder: Path, num_proc: int, workers: int) -> float:
+    """Seconds of one epoch as transformers' examples/pytorch/language-modeling/run_mlm.py makes it."""
+    import tempfile
+
+    tokenizer = load(tokenizer_folder)
+    length = 512
+
+    def tokenize(examples: dict[str, list[Any]]) -> Any:
+        return tokenizer(examples["text"], return_special_tokens_mask=True)
+
+    def group_texts(examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        joined = {key: [each for example in examples[key] for each in example] for key in examples}
+        total = len(joined["input_ids"]) // length * length
+        return {
+            key: [values[start : start + length] for start in range(0, total, length)] for key, values in joined.items()
+        }
+
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        started = time.perf_counter()
+        dataset = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=cache)
+        dataset = dataset.map(tokenize, batched=True, num_proc=num_proc, remove_columns=["text"])
+        dataset = dataset.map(group_texts, batched=True, num_proc=num_proc)
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
+        batches = DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=collator, num_workers=workers)
+        for _ in batches:
+            pass
+        return time.perf_counter() - started
