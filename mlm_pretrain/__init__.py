@@ -1,6 +1,6 @@
 """From raw text to a published, fine-tuned BERT-style encoder, on the Hugging Face stack.
 
-The stages are functions of a `Config`: `train_tokenizer`, `pretrain`, `evaluate`, `finetune`, `write_cards`, `push`,
+The stages are functions of a `Config`: `train_tokenizer`, `prepare`, `pretrain`, `evaluate`, `finetune`, `write_cards`, `push`,
 and `run_all` for all of them; `predict` applies a fine-tuned model, and `MaskingCollator` is the masking alone, for a
 `Trainer` of your own.
 """
@@ -20,7 +20,8 @@ _HOMES = {
     "MaskingCollator": "mlm_pretrain.objectives.collator",
     "predict": "mlm_pretrain.tasks.predict",
     **dict.fromkeys(
-        ("train_tokenizer", "pretrain", "evaluate", "finetune", "write_cards", "push", "run_all"), "mlm_pretrain.stages"
+        ("train_tokenizer", "prepare", "pretrain", "evaluate", "finetune", "write_cards", "push", "run_all"),
+        "mlm_pretrain.stages",
     ),
 }
 

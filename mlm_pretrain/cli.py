@@ -33,6 +33,16 @@ def tokenizer(arguments: argparse.Namespace) -> None:
     print(stages.train_tokenizer(_config(arguments), force=arguments.force))
 
 
+def prepare(arguments: argparse.Namespace) -> None:
+    """tokenise and pack the text into shards ahead of training"""
+    from mlm_pretrain import stages
+
+    config = _config(arguments)
+    print(stages.prepare(config, force=arguments.force))
+    if not config.stream.prepared:
+        print("to train on these shards: stream.prepared=true")
+
+
 def pretrain(arguments: argparse.Namespace) -> None:
     """pretrain a masked language model, or go on from its newest checkpoint"""
     from mlm_pretrain import stages
@@ -137,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (run, tokenizer, pretrain, evaluate, finetune):
+    for verb in (run, tokenizer, prepare, pretrain, evaluate, finetune):
         sub = _add(verbs, verb.__name__, verb)
         _takes_config(sub)
         if verb is not run:

@@ -80,6 +80,46 @@ def _train_tokenizer(config: Config, force: bool) -> Path:
     return run.tokenizer
 
 
+def prepare(config: Config, *, force: bool = False) -> Path:
+    """Write the packed rows of one epoch as shards, for `stream.prepared`; what is there and whole is kept.
+
+    Returns:
+        The folder of the shards.
+
+    Raises:
+        UserError: a source can't be read, or the folder holds something else.
+    """
+    leave_to_rank_zero()
+    return _prepare(config, force)
+
+
+def _prepare(config: Config, force: bool) -> Path:
+    run = RunDirectory.of(config)
+    if not _tokenizer_stands(run, _text_inputs(config)):
+        _train_tokenizer(config, force=False)
+    from mlm_pretrain.models.build import build_model
+    from mlm_pretrain.models.packed_attention import supports_packing
+    from mlm_pretrain.stream import prepare as shards
+    from mlm_pretrain.stream.prepared import is_whole, prepared_folder
+    from mlm_pretrain.text.mixture import fingerprint_corpus
+    from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
+
+    folder = prepared_folder(config)
+    tokenizer = load_tokenizer(str(run.tokenizer))
+    packing = supports_packing(build_model(config.model, tokenizer, config.stream.sequence_length, config.run.seed))
+    settings = shards.prepared_settings(
+        config, packing, vocabulary_fingerprint(tokenizer), fingerprint_corpus(config.text)
+    )
+    if not force and is_whole(folder, settings):
+        return _skipped("prepare", folder)
+    with _stage(run, "prepare", fingerprint(settings)):
+        manifest = shards.prepare(config, tokenizer, packing, folder, settings)
+        counts = {source["name"]: {**source, "files": len(source["files"])} for source in manifest["sources"]}
+        run.record({"prepared": {"sequence_length": config.stream.sequence_length, "sources": counts}})
+    print(shards.format_manifest(manifest, config.stream.sequence_length), flush=True)
+    return folder
+
+
 def pretrain(config: Config, *, force: bool = False) -> Path:
     """Pretrain the model, going on from the newest complete checkpoint where there is one.
 
@@ -118,6 +158,8 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
     _refuse_other_run(config, run)
     if not _tokenizer_stands(run, _text_inputs(config)):
         _train_tokenizer(config, force=False)
+    if config.stream.prepared:
+        _prepare(config, force=False)
     run.write_config(config)
     from mlm_pretrain.training.loop import pretrain as train
 
@@ -255,17 +297,15 @@ def _refuse_other_run(config: Config, run: RunDirectory) -> None:
     """
     if not run.checkpoints.is_dir():
         return
-    from mlm_pretrain.text.mixture import source_names
-    from mlm_pretrain.text.sources import fingerprint_source
+    from mlm_pretrain.text.mixture import fingerprint_corpus
     from mlm_pretrain.training.checkpoint import recorded_identity
-    from mlm_pretrain.training.resume import VOCABULARY, identity, refuse_changes
+    from mlm_pretrain.training.resume import SHARDS, VOCABULARY, identity, refuse_changes
 
     recorded = recorded_identity(run.checkpoints)
     if recorded is not None:
         saved, old = recorded
-        names = source_names(config.text)
-        corpus = {name: fingerprint_source(each) for name, each in zip(names, config.text.sources, strict=True)}
-        refuse_changes(saved, old, identity(config, old[VOCABULARY], corpus))
+        corpus = fingerprint_corpus(config.text)
+        refuse_changes(saved, old, identity(config, old[VOCABULARY], corpus, old.get(SHARDS)))
 
 
 def _check_fill_mask(config: Config) -> None:

@@ -117,6 +117,17 @@ def prepare(
     return read_manifest(folder)
 
 
+def format_manifest(manifest: dict[str, Any], sequence_length: int) -> str:
+    """What was written, as a table with a line a source."""
+    rows = []
+    for source in manifest["sources"]:
+        fill = source["tokens"] / (source["rows"] * sequence_length)
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in source["dropped"].items()) or "none"
+        counts = [f"{source[key]:,}" for key in ("documents", "rows", "tokens")]
+        rows.append([source["name"], *counts, f"{fill:.2%}", dropped])
+    return telemetry.table(rows, ("source", "documents", "rows", "tokens", "filled", "dropped"))
+
+
 def _make_room(folder: Path, settings: dict[str, Any]) -> None:
     """Leave in the folder only what belongs to these settings and is whole."""
     if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).exists():

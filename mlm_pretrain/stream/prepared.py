@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlm_pretrain.config import Config
+from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import MANIFEST, RunDirectory, read_json
 from mlm_pretrain.stream.lanes import RowSource
@@ -37,6 +37,14 @@ def prepared_folder(config: Config) -> Path:
     """Where the shards of a run are: its own folder, or the one that `stream.prepared` names."""
     given = config.stream.prepared
     return Path(given) if isinstance(given, str) else RunDirectory.of(config).prepared
+
+
+def shards_fingerprint(folder: Path) -> str:
+    """
+    Raises:
+        UserError: see `read_manifest`.
+    """
+    return fingerprint(read_manifest(folder))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -76,6 +84,14 @@ def stale_keys(folder: Path, settings: dict[str, Any]) -> list[str]:
     """The keys in which shards that stand in a folder differ from `settings`, sorted."""
     standing = read_json(folder / SETTINGS)
     return sorted(key for key in standing.keys() | settings if standing.get(key) != settings.get(key))
+
+
+def is_whole(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether finished shards for these settings stand in a folder."""
+    try:
+        return bool(read_manifest(folder)) and not stale_keys(folder, settings)
+    except UserError:
+        return False
 
 
 class PreparedRows(RowSource):

@@ -24,6 +24,9 @@ from mlm_pretrain.text.mixture import Document, document, is_held_out
 State = dict[str, Any]
 """Plain JSON data, a few hundred bytes; never changed once it is made."""
 
+ORDER = 1
+"""To be raised with every change of the code that gives runs another order (of pieces, windows, rows): a run that was
+begun before is then refused, not continued with other batches."""
 PIECES_PER_LANE = 4
 """With fewer pieces than this a lane's luck in the deal would make it much longer or shorter than the others."""
 

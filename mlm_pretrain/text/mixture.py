@@ -21,7 +21,7 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.text.readers import decode_row
-from mlm_pretrain.text.sources import SOURCES, source_label
+from mlm_pretrain.text.sources import SOURCES, fingerprint_source, source_label
 
 MOST_PARTS = 256
 """So many parts of a source the survey tells apart."""
@@ -86,22 +86,19 @@ def source_names(text: TextConfig) -> list[str]:
     return names
 
 
+def fingerprint_corpus(text: TextConfig) -> dict[str, Any]:
+    """The sources' fingerprints by name; see `fingerprint_source`.
+
+    Raises:
+        UserError: two sources go by one name; files are gone, or the Hub can't be reached.
+    """
+    names = source_names(text)
+    return {name: fingerprint_source(source) for name, source in zip(names, text.sources, strict=True)}
+
+
 def open_source(source: SourceConfig) -> datasets.IterableDataset:
     """The stream of a source's rows, each of them for `document`, from its beginning."""
     return SOURCES[source.source](source)
-
-
-# -- the mixture -------------------------------------------------------------------------------------------------
-
-
-def next_source(consumed: Sequence[int], weights: Sequence[float]) -> int:
-    """Which source the next document comes from: the one that is furthest behind its share of the bytes.
-
-    Args:
-        consumed: bytes taken from each source so far.
-        weights: the sources' shares, in any unit.
-    """
-    return min(range(len(weights)), key=lambda number: (consumed[number] / weights[number], number))
 
 
 # -- the survey --------------------------------------------------------------------------------------------------

@@ -101,16 +101,15 @@ class Records:
         tokens), data_wait (share of the time), grad_norm (of the last step), epoch and tokens by source."""
         steps = self._steps
         names = sorted(steps[0].loss.metrics) if steps else []
-        columns = [
-            torch.stack([step.loss.sum for step in steps]),
-            *(torch.stack([step.loss.metrics[name] for step in steps]) for name in names),
-            torch.stack([step.norm for step in steps]),
-        ]
-        *sums, norms = torch.stack([column.double() for column in columns]).tolist() if steps else [[]]
+        sums, norms = _to_host(steps, names)
         # Read after the device has answered: the steps' own time is in it.
         seconds = max(time.monotonic() - self._started, 1e-9)
         parts = self._processes.gather({"sums": sums, "counts": counts})
-        sums = [[sum(values) for values in zip(*columns, strict=True)] for columns in _columns(parts)]
+        # Of each figure, step by step: over all processes.
+        sums = [
+            [sum(values) for values in zip(*columns, strict=True)]
+            for columns in zip(*(part["sums"] for part in parts), strict=True)
+        ]
         sources = merge_counts(part["counts"] for part in parts)
         figures: dict[str, Any] = {}
         if steps:
@@ -134,6 +133,14 @@ class Records:
         return figures
 
 
-def _columns(parts: Sequence[dict[str, Any]]) -> list[tuple[list[float], ...]]:
-    """Of each figure: what every process has of it, step by step."""
-    return list(zip(*(part["sums"] for part in parts), strict=True))
+def _to_host(steps: Sequence[StepDone], names: Sequence[str]) -> tuple[list[list[float]], list[float]]:
+    """The steps' summed losses and metrics, each a list by step, and their gradient norms; one wait for the device."""
+    if not steps:
+        return [], []
+    columns = [
+        [step.loss.sum for step in steps],
+        *([step.loss.metrics[name] for step in steps] for name in names),
+        [step.norm for step in steps],
+    ]
+    *sums, norms = torch.stack([torch.stack(column).double() for column in columns]).tolist()
+    return sums, norms

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.config import Config
+from mlm_pretrain.config import Config, dotted
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.stream.shuffle import ORDER
 
 # What may change between the parts of a run: it shapes neither the batches nor the optimizer.
 FREE_KEYS = {
@@ -26,6 +27,7 @@ FREE_KEYS = {
 }
 # What a run keeps from its beginning, whatever the config says now.
 VOCABULARY = "the tokenizer"
+SHARDS = "the prepared shards"
 KEPT = {"training.bf16", "training.fp16"}
 
 
@@ -46,17 +48,26 @@ class Progress:
     """By source: epoch; documents, bytes and tokens taken; drops by reason. As of the last save."""
 
 
-def identity(config: Config, vocabulary: str, corpus: dict[str, Any]) -> dict[str, Any]:
+def identity(config: Config, vocabulary: str, corpus: dict[str, Any], shards: str | None = None) -> dict[str, Any]:
     """What may not change while a run goes on, by dotted key.
 
     Args:
         vocabulary: the tokenizer's fingerprint.
         corpus: the sources' fingerprints by name.
+        shards: the fingerprint of the prepared shards, where the run trains on such.
     """
     shaping = {"text", "tokenizer", "stream", "objective", "model", "training"}
-    sections = config.model_dump(mode="json", include=shaping)
-    keys = {key: value for key, value in _dotted(sections) if not _is_free(key)}
-    return keys | {"run.seed": config.run.seed, VOCABULARY: vocabulary, **dict(_dotted({"corpus": corpus}))}
+    sections = dotted(config.model_dump(mode="json", include=shaping))
+    return {
+        **{key: value for key, value in sections.items() if not _is_free(key)},
+        **dotted({"corpus": corpus}),
+        "run.seed": config.run.seed,
+        # Where they are may change.
+        "stream.prepared": bool(config.stream.prepared),
+        "the order of the stream": ORDER,
+        VOCABULARY: vocabulary,
+        SHARDS: shards,
+    }
 
 
 def _is_free(key: str) -> bool:
@@ -85,11 +96,3 @@ def refuse_changes(checkpoint: object, old: dict[str, Any], new: dict[str, Any])
             f"{checkpoint}: {what}{key} was {old.get(key)!r} when this run began and is {new.get(key)!r} now; "
             "set it back to go on, or choose another run.name"
         )
-
-
-def _dotted(data: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if isinstance(data, dict) and data:
-        return [pair for key, value in data.items() for pair in _dotted(value, f"{prefix}{key}.")]
-    if isinstance(data, list) and data:
-        return [pair for number, value in enumerate(data) for pair in _dotted(value, f"{prefix}{number}.")]
-    return [(prefix.removesuffix("."), data)]

@@ -16,14 +16,15 @@ from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.objectives.base import OBJECTIVES, Objective
 from mlm_pretrain.run import RunDirectory, write_folder
 from mlm_pretrain.stream.loader import GlobalBatch, merge_counts
-from mlm_pretrain.text.mixture import source_names
-from mlm_pretrain.text.sources import fingerprint_source
+from mlm_pretrain.stream.prepare import prepared_settings
+from mlm_pretrain.stream.prepared import prepared_folder, refuse_stale, shards_fingerprint
+from mlm_pretrain.text.mixture import fingerprint_corpus, source_names
 from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
 from mlm_pretrain.training import checkpoint as checkpoints
 from mlm_pretrain.training.numerics import Numerics, seed_process, settle_numerics
 from mlm_pretrain.training.optim import make_optimizer
 from mlm_pretrain.training.processes import Processes
-from mlm_pretrain.training.resume import Progress, identity, refuse_changes
+from mlm_pretrain.training.resume import VOCABULARY, Progress, identity, refuse_changes
 
 
 class TrainingState:
@@ -56,6 +57,9 @@ class TrainingState:
             model = type(model).from_pretrained(saved, dtype=torch.float32, attn_implementation=attention)
         old = Numerics(**state["numerics"]) if state else None
         self.numerics, self.accelerator = settle_numerics(config, run, model, old, self.processes)
+        if config.stream.prepared:
+            settings = prepared_settings(config, self.numerics.packing, self.identity[VOCABULARY], self._corpus)
+            refuse_stale(prepared_folder(config), settings)
         seed_process(config.run.seed, self.processes.rank, self.progress.step)  # dropout, where a model has any
         if self.settings.gradient_checkpointing:
             model.activation_checkpointing_enable()
@@ -81,15 +85,17 @@ class TrainingState:
         found: dict[str, Any] = {}
         if self.processes.rank == 0:
             config, vocabulary = self.config, vocabulary_fingerprint(self.tokenizer)
-            sources = zip(self._names, config.text.sources, strict=True)
-            found["identity"] = identity(config, vocabulary, {name: fingerprint_source(each) for name, each in sources})
+            corpus = fingerprint_corpus(config.text)
+            shards = shards_fingerprint(prepared_folder(config)) if config.stream.prepared else None
+            found["identity"] = identity(config, vocabulary, corpus, shards)
+            found["corpus"] = corpus
             checkpoints.remove_leftovers(self.run.checkpoints)
             saved = checkpoints.newest_checkpoint(self.run.checkpoints)
             found["saved"] = str(saved) if saved else None
             if saved:
                 refuse_changes(saved, checkpoints.read_state(saved)["identity"], found["identity"])
         found = self.processes.broadcast(found)
-        self.identity = found["identity"]
+        self.identity, self._corpus = found["identity"], found["corpus"]
         return Path(found["saved"]) if found["saved"] else None
 
     def save(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import multiprocessing
 import re
@@ -86,7 +87,7 @@ def sentences_of(texts: list[str]) -> list[str]:
 
 
 def resampled(texts: list[str], documents: int, size: int) -> Iterator[str]:
-    """New documents of `size` characters or a little more, no two alike: random sentences of the given ones.
+    """New documents of `size` characters or a little more, hardly two alike: random sentences of the given ones.
 
     One sentence in ten gets a word that is made of two halves of others, so that the number of distinct words grows
     with the text, as in real corpora.
@@ -218,6 +219,12 @@ def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
     if error is not None:
         raise UserError(error)
     return Measured(result, sum(peaks.values()))
+
+
+def run_stage(stage: Callable[[Config], Any], config: Config) -> None:
+    """Run a stage without what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        stage(config)
 
 
 def _call(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

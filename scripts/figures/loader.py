@@ -23,14 +23,16 @@ from figures.common import (
     open_batches,
     read_texts,
     repeated,
+    run_stage,
     text_tokens,
     write_jsonl,
 )
-from mlm_pretrain import stages, telemetry
+from mlm_pretrain import stages
 from mlm_pretrain.config import Config
 
 MEGABYTES_PER_MINUTE = 12
 ROUNDS = 3
+PREPARED_EPOCHS = 10
 WORKERS = (0, 1, 2)
 RECIPES = ((1, 0), (1, 2), (2, 0), (2, 2))
 """(`num_proc` of `map`, `num_workers` of the `DataLoader`)."""
@@ -46,7 +48,7 @@ def loader(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
     tokenizers: `Tokenizer.encode_batch_fast` on 1,000 documents at a time that are in memory already, its threads on;
     nothing is read, packed or masked. map: `load_dataset`, `map` of the tokenizer and of `group_texts` (caches cold),
     a shuffling `DataLoader` with `DataCollatorForLanguageModeling`. prepared: ours on shards that `prepare` has
-    written, in one process without workers on one thread.
+    written, ten times through, in one process without workers on one thread.
     The numbers of processes (ours: 0, 1 or 2 workers; map: `num_proc` 1 or 2, 0 or 2 workers) are each side's best
     in a first round that doesn't count; then three rounds in turn, of which the medians.
     """
@@ -57,17 +59,15 @@ def loader(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
     tokens, _ = fresh(_tokenizers, file, tokenizer)
     workers = min(WORKERS, key=lambda number: fresh(_ours, config, tokenizer, number, tokens))
     recipe = min(RECIPES, key=lambda numbers: fresh(_map_recipe, file, tokenizer, folder, *numbers))
+    fresh(run_stage, stages.prepare, config)
+    epochs = {**one_epoch(file), "max_epochs": PREPARED_EPOCHS}
+    prepared = bench_config(folder, [epochs], tokenizer={"path": str(tokenizer)}, stream={"prepared": True})
     systems: dict[str, Callable[[], float]] = {
         "ours": lambda: fresh(_ours, config, tokenizer, workers, tokens),
         "tokenizers": lambda: fresh(_tokenizers, file, tokenizer)[1],
         "map": lambda: fresh(_map_recipe, file, tokenizer, folder, *recipe),
+        "prepared": lambda: fresh(_ours, prepared, tokenizer, 0, PREPARED_EPOCHS * tokens, 1) / PREPARED_EPOCHS,
     }
-    if hasattr(stages, "prepare"):
-        fresh(stages.prepare, config)
-        prepared = config.model_copy(update={"stream": config.stream.model_copy(update={"prepared": True})})
-        systems["prepared"] = lambda: fresh(_ours, prepared, tokenizer, 0, tokens, 1)
-    else:
-        telemetry.say("loader: prepared shards are left out, there is no `prepare` yet")
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     for _ in range(ROUNDS):
         for name, system in systems.items():
@@ -97,7 +97,7 @@ def _figures(seconds: dict[str, list[float]], tokens: int) -> dict[str, float]:
 
 
 def _ours(config: Config, tokenizer_folder: Path, workers: int, tokens: int, threads: int | None = None) -> float:
-    """Seconds of one epoch."""
+    """Seconds until the text ends."""
     if threads:
         torch.set_num_threads(threads)
     tokenizer = load(tokenizer_folder)

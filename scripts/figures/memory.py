@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from pathlib import Path
 
 from figures.common import (
@@ -15,6 +13,7 @@ from figures.common import (
     open_batches,
     read_texts,
     resampled,
+    run_stage,
     write_jsonl,
 )
 from mlm_pretrain import stages
@@ -47,7 +46,7 @@ def memory(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
         config = bench_config(folder / name, [one_epoch(file)], tokenizer=settings)
         held_out = config.text.model_copy(update={"validation_fraction": 0.005})
         figures[f"{name}_mb"] = measured(_one_pass, config, tokenizer).peak_bytes / 1e6
-        trained = measured(_train_tokenizer, config.model_copy(update={"text": held_out}))
+        trained = measured(run_stage, stages.train_tokenizer, config.model_copy(update={"text": held_out}))
         figures[f"tokenizer_{name}_mb"] = trained.peak_bytes / 1e6
         figures[f"{name}_corpus_mb"] = file.stat().st_size / 1e6
         file.unlink()
@@ -60,8 +59,3 @@ def memory(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
 
 def _one_pass(config: Config, tokenizer: Path) -> int:
     return sum(batch.tokens for batch in open_batches(config, load(tokenizer), num_workers=WORKERS))
-
-
-def _train_tokenizer(config: Config) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):  # its report
-        stages.train_tokenizer(config)

@@ -35,7 +35,7 @@ def weights(run: RunDirectory) -> str:
     return hashlib.sha256((run.model / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_saves_and_the_weights_after_resuming_are_bit_identical(
     number: signal.Signals, corpus: Path, tmp_path: Path
 ) -> None:
@@ -64,8 +64,8 @@ def test_a_signal_saves_and_the_weights_after_resuming_are_bit_identical(
 
 
 def test_ctrl_c_twice_stops_at_once(corpus: Path, tmp_path: Path) -> None:
-    # A step of 3,000 passes: long enough for both to fall into it.
-    slow = {"global_batch_size": 3000, "per_device_train_batch_size": 1, "logging_steps": 1}
+    # A step of many passes: long enough for both to fall into it.
+    slow = {"global_batch_size": 1000, "per_device_train_batch_size": 1, "logging_steps": 1}
     config = ready(corpus, tmp_path, budget={"steps": ENDLESS}, **slow)
     run = RunDirectory.of(config)
     with launched("none", run) as process:
@@ -116,7 +116,7 @@ def test_a_run_that_ended_without_a_word_says_so(
     with launched("none", run, f"training.budget.steps={ENDLESS}") as process:
         wait_for_steps(run, 1, process)
         process.kill()
-        process.communicate()
+        process.wait()
     end = ending(run)
     assert (end["reason"], end["pid"]) == ("running", process.pid)
     (run.checkpoints / ".step-00000002.tmp").mkdir(parents=True)  # as a save that was killed leaves

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from mlm_pretrain.config_file import make_config
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog
 from mlm_pretrain.training.checkpoint import newest_checkpoint, read_state
 from mlm_pretrain.training.loop import pretrain
-from mlm_pretrain.training.processes import Processes
+from mlm_pretrain.training.processes import Processes, start
 from tests.training.launching import (
     ENDLESS,
     ending,
@@ -100,14 +102,25 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(corpus: Pa
     assert len(losses(run)) == 5
 
 
-def test_what_only_one_process_finds_wrong_is_told_once(corpus: Path, tmp_path: Path) -> None:
-    config = ready(corpus, tmp_path)
+def test_an_error_of_all_processes_is_told_once(corpus: Path, tmp_path: Path) -> None:
+    config = ready(corpus, tmp_path, budget={"steps": 20})
     run = RunDirectory.of(config)
-    with launched("torchrun", run, "stream.lanes=1") as launcher:
+    with launched("torchrun", run, "training.max_loss=0.1", "training.on_bad_loss=skip") as launcher:
         said, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
-    assert said.count("error: ") == said.count("error: stream.lanes: 1 is less than the number of processes, 2") == 1
-    assert not run.end.exists() or ending(run)["stage"] == "tokenizer"
+    assert said.count("error: ") == said.count("error: the loss is ") == 1, said
+    assert said.count("left out\n") == 9
+    assert "at step 10 (rows 72–79 of the run, of " in said
+    assert ending(run)["exit_code"] == 2
+    assert not list(run.checkpoints.glob("step-*"))
+
+
+@pytest.mark.parametrize("key", ["stream.lanes", "training.global_batch_size"])
+def test_more_processes_than_parts_are_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    section, name = key.split(".")
+    with pytest.raises(UserError, match=f"{key}: 2 is less than the number of processes, 3"):
+        start(make_config({section: {name: 2}}))
 
 
 def test_one_process_agrees_with_itself() -> None:
