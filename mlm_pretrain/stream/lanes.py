@@ -104,7 +104,11 @@ class TextRows(RowSource):
         self._packing = packing
 
     def read(self) -> Block | None:
-        documents = self._documents.take(self._chunk_bytes)
+        size = self._chunk_bytes
+        if self._documents.is_untouched:
+            # Lanes take turns in tokenising a chunk, where all at once would keep the training waiting.
+            size = size * (self.origin.lane.number + 1) // self.origin.lane.of
+        documents = self._documents.take(max(size, 1))
         if not documents:
             return None
         return pack(self._segmenter(documents), self._sequence_length, self._packing)

@@ -29,7 +29,7 @@ from mlm_pretrain.stream.prepared import PreparedRows, prepared_folder, read_man
 from mlm_pretrain.stream.shuffle import DocumentReader, Lane, Origin, State
 from mlm_pretrain.text.mixture import open_source, source_names
 
-PREFETCH = 4
+PREFETCH = 8
 """Batches that a worker is ahead."""
 PACKING_BUFFER = 4_000_000
 """By default so many bytes of text are packed at a time, over all lanes and sources, but no fewer than
