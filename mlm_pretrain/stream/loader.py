@@ -222,19 +222,21 @@ def global_batches(
     )
     # A loader takes an item of each worker in turn.
     items = iter(loader)
-    while True:
-        try:
+    try:
+        while True:
             parts = [next(items) for _ in range(max(workers, 1))]
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                f"a loader worker has ended ({str(error).splitlines()[0]}); is there memory for it?"
-            ) from None
-        for part in parts:
-            if "error" in part:
-                raise UserError(part["error"])
-        yield _joined(parts)
+            for part in parts:
+                if "error" in part:
+                    raise UserError(part["error"])
+            yield _joined(parts)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        what = str(error).splitlines()[0]
+        raise UserError(f"a loader worker has ended ({what}); is there memory for it?") from None
+    finally:
+        # Workers are told to end when this is gone. They hear no signal, so a traceback may not keep it.
+        del items
 
 
 def _lanes_of(config: Config, rank: int, world_size: int) -> list[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,27 @@ def test_a_source_without_text_is_refused(tokenizer: PreTrainedTokenizerFast, tm
 def test_more_processes_than_lanes_are_refused(config: Config, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=r"stream\.lanes: 8 lanes are too few for 9 processes"):
         next(batches(config, tokenizer, rank=8, world_size=9))
+
+
+def test_an_error_in_a_worker_ends_the_process(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Nobody catches it here, and the traceback holds on to everything: the workers end all the same."""
+    (tmp_path / "blank.txt").write_text("x\n\ny\n", encoding="utf-8")
+    source = {"source": "files", "path": str(tmp_path / "blank.txt"), "filters": {"min_length": 100}}
+    (tmp_path / "config.json").write_text(config_of([source], tmp_path).model_dump_json(), encoding="utf-8")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    script = """
+import sys, transformers
+from mlm_pretrain.config import Config
+from mlm_pretrain.objectives.base import OBJECTIVES
+from mlm_pretrain.stream.loader import global_batches
+folder = sys.argv[1]
+config = Config.model_validate_json(open(folder + "/config.json").read())
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder + "/tokenizer")
+objective = OBJECTIVES["mlm"](config.objective, tokenizer, config.stream.sequence_length)
+next(global_batches(config, tokenizer, objective, packing=True, num_workers=2))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "no text to train on" in done.stderr.splitlines()[-1]
