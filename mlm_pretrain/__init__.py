@@ -1,8 +1,8 @@
 """From raw text to a published, fine-tuned BERT-style encoder, on the Hugging Face stack.
 
-The stages are functions of a `Config`: `train_tokenizer`, `prepare`, `pretrain`, `evaluate`, `finetune`, `write_cards`, `push`,
-and `run_all` for all of them; `predict` applies a fine-tuned model, and `MaskingCollator` is the masking alone, for a
-`Trainer` of your own.
+The stages are functions of a `Config`: `train_tokenizer`, `prepare`, `pretrain`, `evaluate`, `finetune`,
+`write_cards`, `push`, and `run_all` for all of them; `predict` applies a fine-tuned model, and `MaskingCollator` is the
+masking alone, for a `Trainer` of your own.
 """
 
 from __future__ import annotations

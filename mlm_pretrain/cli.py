@@ -17,7 +17,7 @@ EXAMPLES = """\
 examples:
   mlm-pretrain run configs/quickstart.yaml                  every stage, on the embedded default
   mlm-pretrain pretrain my.yaml training.budget.minutes=60  one stage, one key overridden
-  accelerate launch -m mlm_pretrain pretrain my.yaml        the same on a GPU
+  accelerate launch -m mlm_pretrain pretrain my.yaml        the same on GPUs
   mlm-pretrain finetune runs/my-run --task ner              where a run stands, its folder serves as CONFIG
   mlm-pretrain predict runs/my-run/tasks/ner texts.txt      one text a line in, one JSON object a line out
   mlm-pretrain push runs/my-run --dry-run                   what would be sent to the Hub

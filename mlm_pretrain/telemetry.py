@@ -5,6 +5,7 @@ Progress and lines go to stderr; results that a user may pipe on go to stdout.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
@@ -31,10 +32,28 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+class _Console:
+    """A stream that may go away: a run whose terminal or pipe is closed goes on, or saves, in silence."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def say(line: str = "") -> None:
     """One line for the user, above any progress bar."""
     if is_rank_zero():
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(line, file=_Console(sys.stderr))
 
 
 def warn(line: str) -> None:
@@ -74,7 +93,7 @@ def progress(
         maxinterval=1.0 if terminal else 30.0,
         leave=True,
         disable=not is_rank_zero(),
-        file=sys.stderr,
+        file=_Console(sys.stderr),
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -179,16 +177,6 @@ def test_config_show_resolves(config: Config, tmp_path: Path, capsys: pytest.Cap
     path.write_text(config.to_yaml(), encoding="utf-8")
     assert cli.main(["config", "show", str(path), "training.weight_decay=0.1"]) == 0
     assert "weight_decay: 0.1" in capsys.readouterr().out
-
-
-def test_more_than_one_process_is_refused(config: Config, tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(config.to_yaml(), encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    done = subprocess.run([*launch, "-m", "mlm_pretrain", "pretrain", str(path)], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert done.stderr.count("error: one process for now") == 1  # rank zero speaks
-    assert not RunDirectory.of(config).root.exists()
 
 
 def test_a_refused_change_leaves_config_and_tokenizer_as_they_were(corpus: Path, tmp_path: Path) -> None:

@@ -9,9 +9,14 @@ place of the batch that was trained on last.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import multiprocessing
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -206,7 +211,8 @@ def global_batches(
         num_workers: 0 makes batches in this process, more make them beside it.
 
     Raises:
-        UserError: a source can't be read, a worker was killed, or there are more processes than lanes or rows.
+        RuntimeError: a worker was killed; torch raises it wherever the process is at that moment.
+        UserError: a source can't be read, or there are more processes than lanes or rows.
     """
     lanes = _lanes_of(config, rank, world_size)
     workers = min(num_workers, len(lanes))
@@ -220,23 +226,29 @@ def global_batches(
         # A loader draws a seed for its workers: not from the generator that dropout draws from.
         generator=torch.Generator(),
     )
-    # A loader takes an item of each worker in turn.
+    others = set(multiprocessing.active_children())
     items = iter(loader)
+    kill = functools.partial(_kill, set(multiprocessing.active_children()) - others)
+    atexit.register(kill)
     try:
+        # A loader takes an item of each worker in turn.
         while True:
             parts = [next(items) for _ in range(max(workers, 1))]
             for part in parts:
                 if "error" in part:
                     raise UserError(part["error"])
             yield _joined(parts)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        what = str(error).splitlines()[0]
-        raise UserError(f"a loader worker has ended ({what}); is there memory for it?") from None
     finally:
-        # Workers are told to end when this is gone. They hear no signal, so a traceback may not keep it.
+        # Workers are told to end when this is gone: a traceback may not keep it.
         del items
+        atexit.unregister(kill)
+
+
+def _kill(workers: set[BaseProcess]) -> None:
+    """End workers when Python ends, whatever still holds them: it would ask them to, and they hear no signal."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader's own, which would take it for an accident
+    for worker in workers:
+        worker.kill()
 
 
 def _lanes_of(config: Config, rank: int, world_size: int) -> list[int]:

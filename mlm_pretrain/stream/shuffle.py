@@ -3,9 +3,10 @@ is shuffled in windows.
 
 A source is a row of pieces (shards of its dataset). Every epoch deals them anew, in an order that depends on (seed,
 source, epoch) alone. A window is as much of the lane's part as fits in its share of `shuffle_window` bytes, and its
-order depends on (seed, source, lane, number of the window). So the place in a source is a few small numbers: epoch, piece,
-the dataset's own state within the piece where the window began, and how many documents of the window are taken. To
-come back, the window is read again (not tokenised), and the stream goes on behind the documents that were taken.
+order depends on (seed, source, lane, number of the window). So the place in a source is a few small numbers: epoch,
+piece, the dataset's own state within the piece where the window began, and how many documents of the window are
+taken. To come back, the window is read again (not tokenised), and the stream goes on behind the documents that were
+taken.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ DEAL, WINDOW, ROWS = 1, 2, 3
 def deal(pieces: int, origin: Origin, epoch: int) -> list[Part]:
     """What a lane reads of a source in an epoch, in order; together the lanes read every row once.
 
-    Many pieces are dealt out like cards; of few, each lane takes every `of`-th row of all. Both change with the epoch, so
-    that a source whose parts are of different lengths is seen evenly after some epochs all the same.
+    Many pieces are dealt out like cards; of few, each lane takes every `of`-th row of all. Both change with the
+    epoch, so that a source whose parts are of different lengths is seen evenly after some epochs all the same.
     """
     lane = origin.lane
     order = shuffled(DEAL, origin.seed, origin.source, epoch, size=pieces).tolist()

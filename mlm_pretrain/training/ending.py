@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ def one_line(error: BaseException) -> str | None:
     # Rust's writers report the system's errors in words only.
     if "No space left on device" in str(error):
         return f"No space left on device; make room and repeat the command ({first_line(error)[:200]})"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return f"a loader worker was killed ({first_line(error)[:100]}); is there memory for dataloader_num_workers?"
     return None
 
 
@@ -50,6 +53,9 @@ def noted_end(run: RunDirectory, stage: str) -> Iterator[None]:
         yield
     except BaseException as error:
         reason, exit_code = _reason(error)
+        if "DataLoader worker" in str(error):
+            # The loader's handler would raise this again, in here, with every other worker that ends.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with contextlib.suppress(OSError):  # on a full disk the error itself is what to tell
             _note(run, stage, reason, exit_code=exit_code)
         raise

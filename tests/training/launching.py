@@ -73,7 +73,9 @@ def launched(kind: str, run: RunDirectory, *overrides: str) -> Iterator[subproce
         for each in [*ranks_of(process), process]:
             if each.poll() is None if isinstance(each, subprocess.Popen) else each.is_running():
                 each.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,6 @@ from tests.training.launching import (
     ready,
     wait_for_end,
     wait_for_steps,
-    wait_until,
     with_budget,
 )
 
@@ -65,14 +65,13 @@ def test_a_signal_saves_and_the_weights_after_resuming_are_bit_identical(
 
 def test_ctrl_c_twice_stops_at_once(corpus: Path, tmp_path: Path) -> None:
     # A step of many passes: long enough for both to fall into it.
-    slow = {"global_batch_size": 1000, "per_device_train_batch_size": 1, "logging_steps": 1}
+    slow = {"global_batch_size": 2000, "per_device_train_batch_size": 1, "logging_steps": 1}
     config = ready(corpus, tmp_path, budget={"steps": ENDLESS}, **slow)
     run = RunDirectory.of(config)
     with launched("none", run) as process:
         wait_for_steps(run, 1, process)
         process.send_signal(signal.SIGINT)
-        # The second is one of its own when the first has been taken.
-        wait_until(lambda: _taken(process.pid, signal.SIGINT), process)
+        time.sleep(0.1)  # two that come at the same moment are one
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -80,12 +79,6 @@ def test_ctrl_c_twice_stops_at_once(corpus: Path, tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert ending(run)["reason"] == "Ctrl-C"
     assert not list(run.checkpoints.glob("step-*"))
-
-
-def _taken(pid: int, number: signal.Signals) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    pending = next(line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd"))
-    return not int(pending, 16) & (1 << (number - 1))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +93,9 @@ def test_processes_whose_launcher_has_died_save_and_end(
         wait_for_steps(run, 3, process)
         ranks = ranks_of(process)
         assert len(ranks) == (2 if launcher == "torchrun" else 1)
+        # The terminal or pipe may be gone with it.
+        assert process.stdout is not None
+        process.stdout.close()
         process.send_signal(number)
         wait_for_end(ranks)
     end = ending(run)
