@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.inputs import folder_digests, model_inputs, text_inputs, versions
 from mlm_pretrain.run import RunDirectory, file_digest, write_folder, write_json, write_text
 from mlm_pretrain.training.ending import noted_end
 from mlm_pretrain.training.interrupts import Interrupts
 from mlm_pretrain.training.processes import Processes, leave_to_rank_zero, start
-
-VERSIONED = ("mlm-pretrain", "torch", "transformers", "datasets", "tokenizers", "accelerate")
 
 
 def train_tokenizer(config: Config, *, force: bool = False) -> Path:
@@ -45,7 +42,7 @@ def train_tokenizer(config: Config, *, force: bool = False) -> Path:
 
 def _train_tokenizer(config: Config, force: bool) -> Path:
     run = RunDirectory.of(config)
-    inputs = _text_inputs(config)
+    inputs = text_inputs(config)
     if not force and _tokenizer_stands(run, inputs):
         return _skipped("tokenizer", run.tokenizer)
     _refuse_other_run(config, run)
@@ -95,7 +92,7 @@ def prepare(config: Config, *, force: bool = False) -> Path:
 
 def _prepare(config: Config, force: bool) -> Path:
     run = RunDirectory.of(config)
-    if not _tokenizer_stands(run, _text_inputs(config)):
+    if not _tokenizer_stands(run, text_inputs(config)):
         _train_tokenizer(config, force=False)
     from mlm_pretrain.models.build import build_model
     from mlm_pretrain.models.packed_attention import supports_packing
@@ -150,13 +147,13 @@ def _pretrain(config: Config, processes: Processes, force: bool) -> Path:
 
 def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, force: bool) -> None:
     """What rank zero does; the others wait to be told whether there is anything to train."""
-    inputs = _model_inputs(config)
+    inputs = model_inputs(config)
     if not force and run.stands("pretrain", inputs, run.model):
         _skipped("pretrain", run.model)
         processes.broadcast(False)
         return
     _refuse_other_run(config, run)
-    if not _tokenizer_stands(run, _text_inputs(config)):
+    if not _tokenizer_stands(run, text_inputs(config)):
         _train_tokenizer(config, force=False)
     if config.stream.prepared:
         _prepare(config, force=False)
@@ -167,7 +164,7 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
     with Interrupts() as interrupts, _stage(run, "pretrain", inputs):
         processes.broadcast(True)
         figures = train(config, run, processes=processes, interrupts=interrupts)
-        run.record({"pretraining": figures, "versions": _versions()})
+        run.record({"pretraining": figures, "versions": versions()})
 
 
 def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
@@ -181,7 +178,7 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
     """
     leave_to_rank_zero()
     run = RunDirectory.of(config)
-    inputs = fingerprint(_model_inputs(config), config.evaluation)
+    inputs = fingerprint(model_inputs(config), config.evaluation)
     if not force and run.stands("evaluate", inputs, run.results) and "heldout" in run.read_results():
         _skipped("evaluate", run.results)
         return run.read_results()["heldout"]
@@ -269,7 +266,7 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
     data = [
         file_digest(Path(file)) for file in (task.train, task.validation, task.test) if file and Path(file).is_file()
     ]
-    origin = [task.model, _folder(task.model)] if task.model else _model_inputs(config)
+    origin = [task.model, folder_digests(task.model)] if task.model else model_inputs(config)
     inputs = fingerprint(origin, task, data, config.text.validation_fraction)
     stage = f"finetune {task.name}"
     if not force and run.stands(stage, inputs, run.task(task.name)):
@@ -321,35 +318,3 @@ def _skipped(stage: str, output: Path) -> Path:
 
 def _tokenizer_stands(run: RunDirectory, inputs: str) -> bool:
     return run.stands("tokenizer", inputs, run.tokenizer) and run.validation.exists()
-
-
-def _text_inputs(config: Config) -> str:
-    """What the tokenizer stage depends on, the corpus included."""
-    from mlm_pretrain.text.sources import fingerprint_source
-
-    corpus = [fingerprint_source(source) for source in config.text.sources]
-    length = config.stream.sequence_length
-    existing = _folder(config.tokenizer.path)
-    return fingerprint(
-        corpus, config.text, config.tokenizer, existing, config.model.path, config.model.revision, length
-    )
-
-
-def _model_inputs(config: Config) -> str:
-    """What the pretrained model depends on."""
-    from mlm_pretrain.training.resume import identity
-
-    return fingerprint(identity(config, _text_inputs(config), {}), _folder(config.model.path))
-
-
-def _folder(path: str | None) -> dict[str, Any]:
-    """The digests of a local checkpoint's files; empty for a repository on the Hub."""
-    folder = Path(path) if path else None
-    if folder is None or not folder.is_dir():
-        return {}
-    kept = (".json", ".safetensors", ".txt", ".model")
-    return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in kept}
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}}
