@@ -29,7 +29,8 @@ def model_inputs(config: Config) -> str:
     """What the pretrained model depends on."""
     from mlm_pretrain.training.resume import identity
 
-    return fingerprint(identity(config, text_inputs(config), {}), folder_digests(config.model.path))
+    shards = str(config.prepare.deduplicate) if config.stream.prepared else None
+    return fingerprint(identity(config, text_inputs(config), {}, shards), folder_digests(config.model.path))
 
 
 def folder_digests(path: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -24,8 +24,45 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 
 MANIFEST = "manifest.json"
-_HELD: set[str] = set()
-"""The locks that this process holds."""
+_HELD: dict[str, IO[str]] = {}
+"""The locks that this process holds, by place."""
+
+
+@contextlib.contextmanager
+def held(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file for this process, which may do so again while it does.
+
+    Args:
+        what: the error, where another process holds it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    place = str(lock.absolute())
+    if place in _HELD:
+        yield
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(what) from None
+        _HELD[place] = handle
+        try:
+            yield
+        finally:
+            _HELD.pop(place, None)
+
+
+def _let_go() -> None:
+    """A loader's worker that outlives its killed parent for some seconds may not hold the parent's locks."""
+    for handle in _HELD.values():
+        handle.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class RunDirectory:
@@ -124,23 +161,12 @@ class RunDirectory:
         Raises:
             UserError: another process is at work in this run directory.
         """
-        place = str(self._lock.absolute())
-        if place in _HELD:
+        what = f"{self.root}: another process is at work in this run; wait for it, or choose another run.name"
+        with held(self._lock, what):
+            # What a process was replacing when it was killed.
+            for target in (self.tokenizer, self.model, *self.tasks.glob(".*.old")):
+                restore_folder(target.with_name(target.name.removeprefix(".").removesuffix(".old")))
             yield
-            return
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"{self.root}: another process is at work in this run; wait for it, or choose another run.name"
-                ) from None
-            _HELD.add(place)
-            try:
-                yield
-            finally:
-                _HELD.discard(place)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -153,6 +179,7 @@ def write_text(path: Path, text: str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         beside.replace(path)
+        fsync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -165,15 +192,17 @@ def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = Fa
         manifest: whether to list the files' sizes and digests in `manifest.json`.
     """
     beside = target.with_name(f".{target.name}.tmp")
+    restore_folder(target)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
+    fsync(target.parent.parent)
     try:
         fill(beside)
         if manifest:
             entries = {path.name: file_digest(path) for path in sorted(beside.iterdir())}
             (beside / MANIFEST).write_text(json.dumps(entries, indent=1), encoding="utf-8")
         for path in [*beside.iterdir(), beside]:
-            _fsync(path)
+            fsync(path)
         if target.exists():
             # A folder can't be replaced in one step; the old one is out of the way for a moment.
             old = target.with_name(f".{target.name}.old")
@@ -183,10 +212,17 @@ def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = Fa
             shutil.rmtree(old)
         else:
             beside.rename(target)
-        _fsync(target.parent)
+        fsync(target.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def restore_folder(target: Path) -> None:
+    """Put a folder back that `write_folder` was about to replace when it was killed."""
+    old = target.with_name(f".{target.name}.old")
+    if old.is_dir() and not target.exists():
+        old.rename(target)
 
 
 def file_digest(path: Path) -> dict[str, Any]:
@@ -195,7 +231,8 @@ def file_digest(path: Path) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Let a file's contents, or a folder's entries, reach the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

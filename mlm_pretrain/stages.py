@@ -97,7 +97,7 @@ def _prepare(config: Config, force: bool) -> Path:
     from mlm_pretrain.models.build import build_model
     from mlm_pretrain.models.packed_attention import supports_packing
     from mlm_pretrain.stream import prepare as shards
-    from mlm_pretrain.stream.prepared import is_whole, prepared_folder
+    from mlm_pretrain.stream.prepared import is_whole, prepared_folder, refuse_stale
     from mlm_pretrain.text.mixture import fingerprint_corpus
     from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
 
@@ -109,8 +109,10 @@ def _prepare(config: Config, force: bool) -> Path:
     )
     if not force and is_whole(folder, settings):
         return _skipped("prepare", folder)
+    if not force and folder != run.prepared:
+        refuse_stale(folder, settings)  # they may be another run's
     with _stage(run, "prepare", fingerprint(settings)):
-        manifest = shards.prepare(config, tokenizer, packing, folder, settings)
+        manifest = shards.prepare(config, tokenizer, packing, folder, settings, anew=force)
         counts = {source["name"]: {**source, "files": len(source["files"])} for source in manifest["sources"]}
         run.record({"prepared": {"sequence_length": config.stream.sequence_length, "sources": counts}})
     print(shards.format_manifest(manifest, config.stream.sequence_length), flush=True)
@@ -155,7 +157,8 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
     _refuse_other_run(config, run)
     if not _tokenizer_stands(run, text_inputs(config)):
         _train_tokenizer(config, force=False)
-    if config.stream.prepared:
+    # A folder that runs may share is written by nobody but the verb `prepare`.
+    if config.stream.prepared is True:
         _prepare(config, force=False)
     run.write_config(config)
     from mlm_pretrain.training.loop import pretrain as train

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlm_pretrain.config import TextConfig
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.stream.pack import Block, Row, Segmenter, pack
 from mlm_pretrain.stream.shuffle import ROWS, DocumentReader, Origin, State, order_of
 
@@ -54,10 +55,13 @@ class RowSource(ABC):
         """The next row; None where the source is at its end.
 
         Raises:
-            UserError: the source can't be read.
+            UserError: the source can't be read, or its text gives no tokens.
         """
+        first_epoch = self.place()["epoch"]
         while self._taken == len(self._order):
             begin = {"row": self._begin["row"] + len(self._order), "place": self.place()}
+            if begin["place"]["epoch"] > first_epoch + self.origin.lane.of:
+                raise UserError(f"text.sources.{self.origin.source}: its text gives no tokens")
             block = self.read()
             if block is None:
                 return None

@@ -14,7 +14,7 @@ import functools
 import multiprocessing
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -28,17 +28,13 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import Objective
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.stream import forked
-from mlm_pretrain.stream.lanes import LaneRows, RowSource, TextRows
-from mlm_pretrain.stream.pack import Row, Segmenter, collate, least_chunk_bytes, pack
-from mlm_pretrain.stream.prepared import PreparedRows, prepared_folder, read_manifest
-from mlm_pretrain.stream.shuffle import DocumentReader, Lane, Origin, State
-from mlm_pretrain.text.mixture import open_source, source_names
+from mlm_pretrain.stream.opening import open_lanes
+from mlm_pretrain.stream.pack import Row, Segmenter, collate, pack
+from mlm_pretrain.stream.shuffle import Lane, State
+from mlm_pretrain.text.mixture import source_names
 
 PREFETCH = 8
 """Batches that a worker is ahead."""
-PACKING_BUFFER = 4_000_000
-"""By default so many bytes of text are packed at a time, over all lanes and sources, but no fewer than
-`least_chunk_bytes` in each."""
 
 
 @dataclass
@@ -57,74 +53,6 @@ class GlobalBatch:
     counts: dict[str, dict[str, Any]]
     """By source, over this process's lanes: `documents`, `bytes` and `tokens` taken, `epoch` (of the lane that is
     last), `dropped` (by reason)."""
-
-
-def open_lanes(
-    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, lanes: Iterable[Lane]
-) -> list[LaneRows]:
-    """The rows of some lanes of a run, from their beginning.
-
-    Raises:
-        UserError: a source or the prepared shards can't be read.
-    """
-    open_source_rows = _open_prepared(config) if config.stream.prepared else _open_text(config, tokenizer, packing)
-    sources = range(len(config.text.sources))
-    return [
-        LaneRows([open_source_rows(Origin(config.run.seed, number, lane)) for number in sources], config.text)
-        for lane in lanes
-    ]
-
-
-def _open_text(config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool) -> Callable[[Origin], RowSource]:
-    length = config.stream.sequence_length
-    segmenter = Segmenter(tokenizer, length)
-    datasets = [open_source(source) for source in config.text.sources]
-
-    def open_source_rows(origin: Origin) -> RowSource:
-        documents = DocumentReader(
-            datasets[origin.source],
-            config.text.sources[origin.source],
-            origin,
-            window_bytes=_window_bytes(config, origin),
-            held_out_fraction=config.text.validation_fraction,
-            max_epochs=_max_epochs(config.text, origin.source),
-        )
-        return TextRows(origin, documents, segmenter, _chunk_bytes(config, origin), length, packing)
-
-    return open_source_rows
-
-
-def _open_prepared(config: Config) -> Callable[[Origin], RowSource]:
-    folder = prepared_folder(config)
-    manifest = read_manifest(folder)
-
-    def open_source_rows(origin: Origin) -> RowSource:
-        entry = manifest["sources"][origin.source]
-        limit = _max_epochs(config.text, origin.source)
-        return PreparedRows(origin, folder, entry, _window_bytes(config, origin), limit)
-
-    return open_source_rows
-
-
-def _max_epochs(text: TextConfig, source: int) -> int | None:
-    return text.sources[source].max_epochs or (1 if text.stopping_strategy == "first_exhausted" else None)
-
-
-def _share(config: Config, origin: Origin) -> float:
-    """A source's share in a lane of what is bounded over all of them."""
-    weights = [source.weight for source in config.text.sources]
-    return weights[origin.source] / sum(weights) / origin.lane.of
-
-
-def _window_bytes(config: Config, origin: Origin) -> int:
-    return max(int(config.stream.shuffle_window * _share(config, origin)), 1)
-
-
-def _chunk_bytes(config: Config, origin: Origin) -> int:
-    given = config.stream.packing_buffer
-    if given is not None:
-        return max(int(given * _share(config, origin)), 1)
-    return max(int(PACKING_BUFFER * _share(config, origin)), least_chunk_bytes(config.stream.sequence_length))
 
 
 class _Batches(IterableDataset):
@@ -259,7 +187,17 @@ def _lanes_of(config: Config, rank: int, world_size: int) -> list[int]:
     least = 2 * world_size if lanes % world_size else world_size
     if rows < least:
         raise UserError(f"training.global_batch_size: {rows} rows are too few for {world_size} processes")
+    if rows < lanes and _is_finite(config.text):
+        # A step takes a row of every lane, so that one without any tells that the text is at its end everywhere.
+        raise UserError(
+            f"training.global_batch_size: {rows} rows are too few for {lanes} lanes where the text ends "
+            "(text.stopping_strategy, max_epochs); set stream.lanes to no more"
+        )
     return list(range(rank, lanes, world_size))
+
+
+def _is_finite(text: TextConfig) -> bool:
+    return text.stopping_strategy is not None or all(source.max_epochs for source in text.sources)
 
 
 def _as_tensors(item: dict[str, Any]) -> dict[str, Any]:

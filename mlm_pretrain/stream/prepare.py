@@ -7,17 +7,13 @@ behind its last whole shard.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import multiprocessing
 import os
 import shutil
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +24,8 @@ from transformers import PreTrainedTokenizerBase
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, dotted, fingerprint
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.run import MANIFEST, file_digest, write_json
-from mlm_pretrain.stream import forked
+from mlm_pretrain.run import MANIFEST, file_digest, fsync, held, write_json
+from mlm_pretrain.stream.jobs import Meter, run_jobs
 from mlm_pretrain.stream.lanes import TextRows
 from mlm_pretrain.stream.pack import Block, Segmenter, least_chunk_bytes
 from mlm_pretrain.stream.prepared import (
@@ -80,30 +76,45 @@ def prepared_settings(config: Config, packing: bool, vocabulary: str, corpus: di
 
 
 def prepare(
-    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, folder: Path, settings: dict[str, Any]
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    packing: bool,
+    folder: Path,
+    settings: dict[str, Any],
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Write the shards of all sources; what stands already and is whole is kept.
 
     Args:
         settings: see `prepared_settings`.
+        anew: remove what stands first.
 
     Returns:
         The manifest: `sources`, each with its `name`, `files`, `rows`, `tokens`, `documents`, `bytes`, `dropped`.
 
     Raises:
-        UserError: a source can't be read or has no text, the folder holds something else, or a process was killed.
+        UserError: a source can't be read or has no text, the folder holds something else or is being written, or a
+            process was killed.
     """
+    with held(folder / ".lock", f"{folder}: another process is preparing these shards; wait for it"):
+        if anew:
+            remove_shards(folder)
+        return _prepare(config, tokenizer, packing, folder, settings)
+
+
+def _prepare(
+    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, folder: Path, settings: dict[str, Any]
+) -> dict[str, Any]:
     _make_room(folder, settings)
     work = _Work(config, tokenizer, packing, folder, fingerprint(settings))
     if config.prepare.deduplicate:
         parts = work.parts()
-        work.run(
-            "hash documents", work.hash_part, [part for part in parts if not duplicates.has_hashes(work.hashes, part)]
-        )
+        unhashed = [part for part in parts if not duplicates.has_hashes(work.hashes, part)]
+        run_jobs("hash documents", work.hash_part, unhashed, work.meter, config.prepare.num_proc)
         found = duplicates.find_duplicates(work.hashes, parts)
         telemetry.say(f"exact copies: {sum(found.values()):,} documents will be left out")
     lanes = [(number, lane) for number in range(len(work.pieces)) for lane in range(work.lanes(number))]
-    results = work.run("prepare", work.write_lane, lanes)
+    results = run_jobs("prepare", work.write_lane, lanes, work.meter, config.prepare.num_proc)
     sources = []
     for number, name in enumerate(source_names(config.text)):
         files = [
@@ -130,14 +141,13 @@ def format_manifest(manifest: dict[str, Any], sequence_length: int) -> str:
 
 def _make_room(folder: Path, settings: dict[str, Any]) -> None:
     """Leave in the folder only what belongs to these settings and is whole."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).exists():
+    if not (folder / SETTINGS).exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder}: holds something else than prepared shards; name another folder as stream.prepared")
     stale = stale_keys(folder, settings) if (folder / SETTINGS).exists() else []
     if stale:
         telemetry.say(f"{folder}: made anew, the shards were stale ({', '.join(stale[:3])})")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.rglob(".*.tmp"):
+        remove_shards(folder)
+    for left in folder.glob("source-*/.lane-*.tmp"):
         left.unlink(missing_ok=True)
     write_json(folder / SETTINGS, settings)
     manifest = folder / MANIFEST
@@ -149,6 +159,18 @@ def _make_room(folder: Path, settings: dict[str, Any]) -> None:
                     telemetry.warn(f"{file}: damaged (its size or SHA-256 is not the one that was written); made anew")
                     file.unlink()
         manifest.unlink()
+
+
+def remove_shards(folder: Path) -> None:
+    """Remove what `prepare` has written into a folder, and nothing else."""
+    for name in (MANIFEST, SETTINGS):
+        (folder / name).unlink(missing_ok=True)
+    for file in folder.glob("source-*/*lane-*.parquet*"):
+        file.unlink()
+    for emptied in folder.glob("source-*"):
+        with contextlib.suppress(OSError):  # somebody has put something there
+            emptied.rmdir()
+    shutil.rmtree(folder / HASHES, ignore_errors=True)
 
 
 def _totals(files: list[dict[str, Any]]) -> dict[str, Any]:
@@ -167,7 +189,7 @@ def _listed(file: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _Work:
-    """What the processes share; they are forked, so nothing of it is sent."""
+    """What the processes share; forked with it, so nothing of it is sent."""
 
     config: Config
     tokenizer: PreTrainedTokenizerBase
@@ -177,8 +199,9 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.hashes = self.folder / HASHES
-        self.pieces = [open_source(source).num_shards for source in self.config.text.sources]
-        self._read_bytes = multiprocessing.get_context("fork").Value("q", 0)
+        self.datasets = [open_source(source) for source in self.config.text.sources]
+        self.pieces = [dataset.num_shards for dataset in self.datasets]
+        self.meter = Meter()
 
     def lanes(self, source: int) -> int:
         """Lanes of a source: no more than deal its pieces out whole."""
@@ -193,13 +216,13 @@ class _Work:
     def hash_part(self, part: int) -> None:
         source = next(number for number in range(len(self.pieces)) if part < sum(self.pieces[: number + 1]))
         settings = self.config.text.sources[source]
-        piece = open_source(settings).shard(num_shards=self.pieces[source], index=part - sum(self.pieces[:source]))
+        piece = self.datasets[source].shard(num_shards=self.pieces[source], index=part - sum(self.pieces[:source]))
 
         def texts() -> Iterator[tuple[int, str]]:
             for number, row in enumerate(piece):
                 read = document(row, settings, Counter())
                 if read is not None and not is_held_out(read.text, self.config.text.validation_fraction):
-                    self._count(len(read.text.encode()))
+                    self.meter.add(len(read.text.encode()))
                     yield number, read.text
 
         duplicates.write_hashes(texts(), part, self.hashes)
@@ -224,7 +247,7 @@ class _Work:
     def _open_rows(self, origin: Origin) -> TextRows:
         length = self.config.stream.sequence_length
         documents = DocumentReader(
-            open_source(self.config.text.sources[origin.source]),
+            self.datasets[origin.source],
             self.config.text.sources[origin.source],
             origin,
             WINDOW_BYTES,
@@ -235,14 +258,11 @@ class _Work:
         chunk = max(CHUNK_BYTES, least_chunk_bytes(length))
         return TextRows(origin, documents, Segmenter(self.tokenizer, length), chunk, length, self.packing)
 
-    def _copies_in(self, source: int) -> Callable[[int], frozenset[int]]:
+    def _copies_in(self, source: int) -> Callable[[int], _Sorted]:
         before = sum(self.pieces[:source])
-
-        @functools.lru_cache(maxsize=1)
-        def copies(piece: int) -> frozenset[int]:
-            return frozenset(duplicates.duplicates_of(self.hashes, before + piece).tolist())
-
-        return copies
+        return functools.lru_cache(maxsize=1)(
+            lambda piece: _Sorted(duplicates.duplicates_of(self.hashes, before + piece))
+        )
 
     def _write_shard(self, rows: TextRows, file: Path) -> dict[str, Any]:
         """Write blocks until the shard is full or the lane at its end; what it holds and where the next one begins."""
@@ -259,53 +279,25 @@ class _Work:
                     write_group(writer, group)
                     totals.update(groups=1, rows=len(group), tokens=len(group.ids))
                     totals.update(documents=int(group.documents.sum()), bytes=int(group.bytes.sum()))
-                    self._count(int(group.bytes.sum()))
+                    self.meter.add(int(group.bytes.sum()))
             place = None if ended else rows.place()
             notes = {**totals, "settings": self.settings, "next": place, "dropped": rows.dropped}
             add_notes(writer, notes)
-        with beside.open("rb") as handle:
-            os.fsync(handle.fileno())
+        fsync(beside)
         beside.replace(file)
+        fsync(file.parent)
         return notes
 
-    def _count(self, size: int) -> None:
-        with self._read_bytes.get_lock():
-            self._read_bytes.value += size
 
-    # -- in the first process ----------------------------------------------------------------------------------
+class _Sorted:
+    """Sorted numbers that can be asked for one; a set would take ten times the memory."""
 
-    def run(self, what: str, job: Callable[[Any], Any], arguments: Iterable[Any]) -> list[Any]:
-        """Do the jobs in processes; their results in order."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        jobs = list(arguments)
-        self._read_bytes.value = 0
-        executor = ProcessPoolExecutor(
-            max_workers=max(1, min(self.config.prepare.num_proc or cores, len(jobs))),
-            mp_context=multiprocessing.get_context("fork"),
-            initializer=_settle_in_process,
-            initargs=(job,),
-        )
-        try:
-            futures = [executor.submit(_do, each) for each in jobs]
-            with telemetry.progress(None, what, unit="B") as bar:
-                waiting = set(futures)
-                while waiting:
-                    done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
-                    for future in done:
-                        future.result()
-                    bar.update(self._read_bytes.value - bar.n)
-            return [future.result() for future in futures]
-        except BaseException as error:
-            # What runs still is of no use; whole shards stand, and the next time goes on behind them.
-            for child in multiprocessing.active_children():
-                child.kill()
-            if isinstance(error, BrokenProcessPool):
-                raise UserError(
-                    f"{what}: a process was killed; is there memory for so many (prepare.num_proc)?"
-                ) from None
-            raise
-        finally:
-            executor.shutdown(cancel_futures=True)
+    def __init__(self, numbers: np.ndarray) -> None:
+        self._numbers = numbers
+
+    def __contains__(self, number: object) -> bool:
+        place = int(np.searchsorted(self._numbers, np.uint64(number)))  # type: ignore[arg-type]
+        return place < len(self._numbers) and self._numbers[place] == number
 
 
 def _groups(block: Block, origin: Origin, first: int) -> Iterator[Block]:
@@ -315,24 +307,3 @@ def _groups(block: Block, origin: Origin, first: int) -> Iterator[Block]:
     for numbers in np.array_split(order, max(groups, 1)):
         if len(numbers):
             yield block.rows(numbers)
-
-
-_job: Callable[[Any], Any]
-
-
-def _settle_in_process(job: Callable[[Any], Any]) -> None:
-    global _job
-    _job = job
-    forked.settle()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _do(argument: Any) -> Any:
-    return _job(argument)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has died: waiting for work, it would never notice."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)

@@ -1,7 +1,7 @@
 """Packed rows written ahead of training: Parquet shards and a manifest. Reading them; `prepare.py` writes them.
 
     prepared/
-        settings.json                       what the rows depend on, by dotted key; written first
+        mlm_pretrain.json                   what the rows depend on, by dotted key; written first
         source-00/lane-003-00012.parquet    rows of one lane of one source, in its order
         manifest.json                       files with their sizes and digests, counts by source; written last
 
@@ -28,7 +28,7 @@ from mlm_pretrain.stream.lanes import RowSource
 from mlm_pretrain.stream.pack import TEXT_BYTES_PER_TOKEN, Block
 from mlm_pretrain.stream.shuffle import Origin, State, deal
 
-SETTINGS = "settings.json"
+SETTINGS = "mlm_pretrain.json"
 NOTES = "mlm_pretrain"
 REMEDY = "`mlm-pretrain prepare` writes it again"
 
@@ -40,11 +40,15 @@ def prepared_folder(config: Config) -> Path:
 
 
 def shards_fingerprint(folder: Path) -> str:
-    """
+    """What the shards hold, however their files came to be written.
+
     Raises:
         UserError: see `read_manifest`.
     """
-    return fingerprint(read_manifest(folder))
+    manifest = read_manifest(folder)
+    counts = ("name", "groups", "rows", "tokens")
+    files = [[entry[key] for key in counts] for source in manifest["sources"] for entry in source["files"]]
+    return fingerprint(manifest["settings"], files)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -70,13 +74,13 @@ def refuse_stale(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         UserError: the shards were made from something else than `settings`; names the first key that differs.
     """
-    differing = stale_keys(folder, settings)
+    differing = stale_keys(folder, settings) if (folder / SETTINGS).exists() else []
     if differing:
         key = differing[0]
         old = read_json(folder / SETTINGS).get(key)
         raise UserError(
             f"{folder}: these prepared shards are stale: {key} was {old!r} and is {settings.get(key)!r} now; "
-            "`mlm-pretrain prepare` makes them anew"
+            "`mlm-pretrain prepare --force` makes them anew, another stream.prepared keeps them"
         )
 
 

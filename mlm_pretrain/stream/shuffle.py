@@ -73,14 +73,16 @@ DEAL, WINDOW, ROWS = 1, 2, 3
 def deal(pieces: int, origin: Origin, epoch: int) -> list[Part]:
     """What a lane reads of a source in an epoch, in order; together the lanes read every row once.
 
-    Many pieces are dealt out like cards; of few, each lane takes every `of`-th row of all. Both change with the
-    epoch, so that a source whose parts are of different lengths is seen evenly after some epochs all the same.
+    Many pieces are dealt out like cards; of few, each lane takes every `of`-th row of all. The hands go round: in as
+    many epochs as there are lanes, each lane has had everything once, so that no lane repeats a short hand for ever.
     """
     lane = origin.lane
-    order = shuffled(DEAL, origin.seed, origin.source, epoch, size=pieces).tolist()
-    if pieces >= PIECES_PER_LANE * lane.of:
-        return [Part(piece, 0, 1) for piece in order[lane.number :: lane.of]]
-    return [Part(piece, (lane.number + epoch) % lane.of, lane.of) for piece in order]
+    hand = (lane.number + epoch) % lane.of
+    order = shuffled(DEAL, origin.seed, origin.source, epoch, size=pieces)
+    if pieces < PIECES_PER_LANE * lane.of:
+        return [Part(piece, hand, lane.of) for piece in order.tolist()]
+    dealt = shuffled(DEAL, origin.seed, origin.source, 0, size=pieces)[hand :: lane.of]
+    return [Part(piece, 0, 1) for piece in order[np.isin(order, dealt)].tolist()]
 
 
 class RowReader:
@@ -176,15 +178,19 @@ class DocumentReader:
         self._taken = 0
 
     def take(self, size: int) -> list[str]:
-        """The next documents, until they have `size` UTF-8 bytes or more; none after the last epoch.
+        """The next documents, until they have `size` UTF-8 bytes or more or the epoch ends; none after the last epoch.
 
         Raises:
             UserError: the source has no text.
         """
-        taken = []
+        taken: list[str] = []
+        epoch = self.epoch
         while size > 0:
             if self._taken == len(self._window) and not self._read_next_window():
                 break
+            if taken and self.epoch > epoch:
+                break
+            epoch = self.epoch
             text = self._window[self._taken].text
             self._taken += 1
             size -= len(text.encode())
@@ -220,7 +226,7 @@ class DocumentReader:
     def _read_next_window(self) -> bool:
         """Whether there is another window; it is never empty."""
         # A small source may have nothing for this lane in some epochs, but not in as many as there are lanes.
-        last = self._next["rows"]["epoch"] + 2 * self._origin.lane.of
+        last = self._next["rows"]["epoch"] + self._origin.lane.of
         while self._max_epochs is None or self._next["rows"]["epoch"] < self._max_epochs:
             self._begin = self._next
             self._read_window()

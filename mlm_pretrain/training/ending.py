@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -53,7 +54,7 @@ def noted_end(run: RunDirectory, stage: str) -> Iterator[None]:
         yield
     except BaseException as error:
         reason, exit_code = _reason(error)
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker" in str(error) and threading.current_thread() is threading.main_thread():
             # The loader's handler would raise this again, in here, with every other worker that ends.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with contextlib.suppress(OSError):  # on a full disk the error itself is what to tell

@@ -6,11 +6,13 @@ reduction, and all stop before the same step, with a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -88,4 +90,10 @@ def reason_of(requests: Sequence[float]) -> str | None:
 
 def _is_launched() -> bool:
     """Whether the parent is a launcher, `torchrun` or `accelerate launch`: these end when their processes do."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return True
+    # Users set variables of Accelerate's themselves, in shells that may end before their jobs do.
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{_PARENT}/cmdline").read_bytes()
+        return "ACCELERATE_MIXED_PRECISION" in os.environ and b"accelerate" in command
+    return False

@@ -25,7 +25,7 @@ PATIENCE = datetime.timedelta(days=30)
 LAST_WORD = datetime.timedelta(seconds=5)
 LOST = "another process of this run has ended, so all do; repeat the command to go on from the newest checkpoint"
 # How gloo, NCCL and the store word a connection that is gone.
-SIGNS_OF_LOSS = ("closed by peer", "reset by peer", "Broken pipe", "gloo/transport", "NCCL", "Connection refused")
+SIGNS_OF_LOSS = ("closed by peer", "reset by peer", "Broken pipe", "gloo/transport", "ncclRemoteError")
 LAUNCHED_BY = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -100,7 +100,7 @@ class Processes:
             yield
         except RuntimeError as error:
             if self.world_size > 1 and any(sign in str(error) for sign in SIGNS_OF_LOSS):
-                raise UserError(LOST) from None
+                raise UserError(f"{LOST} ({first_line(error)[:120]})") from None
             raise
 
     def go_on_alone(self) -> None:

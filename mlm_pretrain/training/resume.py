@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +73,7 @@ def identity(config: Config, vocabulary: str, corpus: dict[str, Any], shards: st
 
 def _is_free(key: str) -> bool:
     """Whether a key may change; where files lie may, since the corpus is known by its fingerprint."""
-    moved = key.startswith("text.sources.") and ".path" in key
+    moved = re.fullmatch(r"text\.sources\.\d+\.path(\.\d+)?", key) is not None
     return moved or any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
 
 

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from mlm_pretrain.config import Config
+from mlm_pretrain.config import Config, TokenizerConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.stream.loader import GlobalBatch, merge_counts
 from mlm_pretrain.stream.shuffle import PIECES_PER_LANE, Lane, Origin, deal
+from mlm_pretrain.text.tokenizer import train_tokenizer
 from tests.conftest import tiny_config
 from tests.stream.test_order import batches, run
 
@@ -146,6 +147,30 @@ def test_stopping_strategies(
     assert len(list(resumed)) == 3
 
 
+def test_a_small_source_is_through_before_it_is_repeated(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """A chunk could hold it many times over, and ends with its epoch all the same."""
+    file = tmp_path / "small.jsonl"
+    file.write_text(
+        "".join(json.dumps({"text": f"document {number}"}) + "\n" for number in range(48)), encoding="utf-8"
+    )
+    text = {"sources": [{"source": "files", "path": str(file)}], "validation_fraction": 0.0}
+    stream = {"lanes": 4, "packing_buffer": None, "shuffle_window": "1MB"}
+    config = tiny_config(tmp_path, tmp_path, text={**text, "stopping_strategy": "all_exhausted"}, stream=stream)
+    assert to_the_end(config, tokenizer)[-1].counts["small"]["documents"] == 48
+    endless = tiny_config(tmp_path, tmp_path, text=text, stream=stream)
+    for batch in run(endless, tokenizer, 1, 40):
+        counts = batch.counts["small"]
+        assert abs(counts["documents"] / 48 - counts["epoch"]) <= 1.5
+
+
+def test_where_the_text_ends_a_step_takes_of_every_lane(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text\n\nand more\n", encoding="utf-8")
+    source = {"source": "files", "path": str(tmp_path / "a.txt"), "max_epochs": 1}
+    config = tiny_config(tmp_path, tmp_path, text={"sources": [source]}, training={"global_batch_size": 4})
+    with pytest.raises(UserError, match="4 rows are too few for 8 lanes where the text ends"):
+        next(batches(config, tokenizer))
+
+
 def test_drops_are_counted_once_over_all_lanes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     rows = [{"text": f"a document of number {number}"} for number in range(100)]
     rows += [{"text": ""}] * 7 + [{"text": None}] * 5 + [{"text": "short"}] * 3
@@ -155,6 +180,14 @@ def test_drops_are_counted_once_over_all_lanes(tokenizer: PreTrainedTokenizerFas
     taken = to_the_end(config_of([source], tmp_path), tokenizer)
     assert taken[-1].counts["some"]["dropped"] == {"empty": 7, "null": 5, "short": 3}
     assert taken[-1].counts["some"]["documents"] == 100
+
+
+def test_text_without_tokens_is_refused(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TokenizerConfig(algorithm="wordpiece", vocab_size=300), ["some words"] * 9)
+    (tmp_path / "blank.jsonl").write_text(json.dumps({"text": "\u200b\u200b"}) + "\n", encoding="utf-8")
+    config = config_of([{"source": "files", "path": str(tmp_path / "blank.jsonl")}], tmp_path)
+    with pytest.raises(UserError, match="gives no tokens"):
+        next(batches(config, tokenizer))
 
 
 def test_a_source_without_text_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -217,4 +219,28 @@ def test_a_folder_with_something_else_is_left_alone(
     (tmp_path / "prepared" / "thesis.txt").write_text("three years of work")
     with pytest.raises(UserError, match="something else than prepared shards"):
         make(config_for(corpus, tmp_path), tokenizer)
+    # Also what somebody has put among the shards.
+    config = config_for(corpus, tmp_path / "other")
+    make(config, tokenizer)
+    (tmp_path / "other" / "prepared" / "source-00" / "thesis.txt").write_text("three years of work")
+    make(
+        config_for(corpus, tmp_path / "other", stream={"sequence_length": 32, "prepared": config.stream.prepared}),
+        tokenizer,
+    )
     assert (tmp_path / "prepared" / "thesis.txt").exists()
+    assert (tmp_path / "other" / "prepared" / "source-00" / "thesis.txt").exists()
+
+
+def test_shards_that_are_being_written_are_left_to_who_writes_them(
+    corpus: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    config = config_for(corpus, tmp_path)
+    (tmp_path / "prepared").mkdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(tmp_path / "prepared" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(UserError, match="another process is preparing"):
+            make(config, tokenizer)
+    make(config, tokenizer)

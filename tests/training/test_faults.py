@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from mlm_pretrain import stages
+from mlm_pretrain.cli import main
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
@@ -97,27 +98,31 @@ def test_killed_in_the_middle_of_a_save(config: Config, whole: Finished) -> None
         process.kill()
         process.wait()
     assert saving(run)
-    standing = newest_checkpoint(run.checkpoints)
-    assert standing is not None
+    assert newest_checkpoint(run.checkpoints) is not None
     stages.pretrain(config)
     assert not saving(run)
     assert finished(run) == whole
 
 
-def test_no_room_for_a_file_is_one_line_and_the_older_checkpoint_stands(config: Config, whole: Finished) -> None:
+def test_no_room_for_a_file_is_one_line_and_the_older_checkpoint_stands(
+    config: Config, whole: Finished, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = RunDirectory.of(config)
-    with launched("none", run) as process:
-        wait_for_steps(run, 15, process)
-        # A limit on the size of its files stands for a full disk, which only root can make.
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
-        said, _ = process.communicate(timeout=60)
-    assert process.returncode == 2, said
-    assert "File too large" in one_error(said)
+    stop_at(config, 15)
+    capfd.readouterr()
+    # A limit on the size of files stands for a full disk, which only root can make.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        exit_code = main(["pretrain", str(run.root)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert exit_code == 2
+    assert "File too large" in one_error(capfd.readouterr().err)
     assert ending(run)["exit_code"] == 2
     assert not saving(run)
-    standing = newest_checkpoint(run.checkpoints)
-    assert standing is not None
-    assert ending(run)["checkpoint"] == str(standing)
+    assert newest_checkpoint(run.checkpoints) == run.checkpoint(10)
+    assert ending(run)["checkpoint"] == str(run.checkpoint(10))
     stages.pretrain(config)
     assert finished(run) == whole
 
