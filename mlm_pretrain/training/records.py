@@ -68,7 +68,7 @@ class Records:
         self.step_seconds = (self._asked - self._started) / self._count
 
     def write(self, progress: Progress, learning_rate: float, counts: Counts, bar: Any) -> None:
-        """Record the means since the last record; only here the loop waits for the device.
+        """Record the means since the last record: their numbers are fetched from the device here.
 
         Args:
             counts: by source, of this process's lanes.
