@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import threading
@@ -24,7 +25,16 @@ from mlm_pretrain.training.interrupts import CTRL_C, EXIT_CODES, Interrupted
 
 RUNNING = "running"
 # What the machine and not the program is at fault for: one line is enough.
-ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+ENVIRONMENT_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
 
 
 def one_line(error: BaseException) -> str | None:
@@ -33,9 +43,10 @@ def one_line(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
         return f"{error.filename or 'writing'}: {error.strerror}; what was computed before stands"
-    # Rust's writers report the system's errors in words only.
-    if "No space left on device" in str(error):
-        return f"No space left on device; make room and repeat the command ({first_line(error)[:200]})"
+    # Rust's writers report the system's errors in words only; NumPy and Arrow in words of their own.
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if (number and int(number[1]) in ENVIRONMENT_ERRORS) or "No space left on device" in str(error):
+        return f"{first_line(error)[:200]}; make room and repeat the command, what was computed before stands"
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return f"a loader worker was killed ({first_line(error)[:100]}); is there memory for dataloader_num_workers?"
     return None
