@@ -10,9 +10,11 @@ place of the batch that was trained on last.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import multiprocessing
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from mlm_pretrain.config import Config, TextConfig
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.errors import UserError, first_line
 from mlm_pretrain.objectives.base import Objective
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.stream import forked
@@ -139,8 +141,7 @@ def global_batches(
         num_workers: 0 makes batches in this process, more make them beside it.
 
     Raises:
-        RuntimeError: a worker was killed; torch raises it wherever the process is at that moment.
-        UserError: a source can't be read, or there are more processes than lanes or rows.
+        UserError: a source can't be read, a worker was killed, or there are more processes than lanes or rows.
     """
     lanes = _lanes_of(config, rank, world_size)
     workers = min(num_workers, len(lanes))
@@ -154,27 +155,45 @@ def global_batches(
         # A loader draws a seed for its workers: not from the generator that dropout draws from.
         generator=torch.Generator(),
     )
-    others = set(multiprocessing.active_children())
-    items = iter(loader)
-    kill = functools.partial(_kill, set(multiprocessing.active_children()) - others)
-    atexit.register(kill)
-    try:
-        # A loader takes an item of each worker in turn.
+    with _started(loader) as (items, processes):
         while True:
-            parts = [next(items) for _ in range(max(workers, 1))]
+            try:
+                # A loader takes an item of each worker in turn.
+                parts = [next(items) for _ in range(max(workers, 1))]
+            except (RuntimeError, OSError, EOFError) as error:
+                if all(process.is_alive() for process in processes):
+                    raise
+                raise UserError(f"a loader worker was killed ({first_line(error)}); is there memory for it?") from None
             for part in parts:
                 if "error" in part:
                     raise UserError(part["error"])
             yield _joined(parts)
+
+
+@contextlib.contextmanager
+def _started(loader: DataLoader) -> Iterator[tuple[Iterator[dict[str, Any]], set[BaseProcess]]]:
+    """The items of a loader and its workers, which are gone behind this, and behind the end of Python, whatever happens.
+
+    They hear no signal (`forked.settle`), so asking them, as Python does when it ends, would not do.
+    """
+    others = set(multiprocessing.active_children())
+    heard = signal.getsignal(signal.SIGCHLD)
+    items = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        # Torch would raise the death of a worker out of a signal, wherever this process is at that moment, a save
+        # included. It tells of it as well where the next item is asked for.
+        signal.signal(signal.SIGCHLD, heard)
+    workers = set(multiprocessing.active_children()) - others
+    kill = functools.partial(_kill, workers)
+    atexit.register(kill)
+    try:
+        yield items, workers
     finally:
-        # Workers are told to end when this is gone: a traceback may not keep it.
-        del items
+        kill()
         atexit.unregister(kill)
 
 
 def _kill(workers: set[BaseProcess]) -> None:
-    """End workers when Python ends, whatever still holds them: it would ask them to, and they hear no signal."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader's own, which would take it for an accident
     for worker in workers:
         worker.kill()
 

@@ -10,9 +10,7 @@ import contextlib
 import errno
 import os
 import re
-import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -47,8 +45,6 @@ def one_line(error: BaseException) -> str | None:
     number = re.search(r"\(os error (\d+)\)", str(error))
     if (number and int(number[1]) in ENVIRONMENT_ERRORS) or "No space left on device" in str(error):
         return f"{first_line(error)[:200]}; make room and repeat the command, what was computed before stands"
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return f"a loader worker was killed ({first_line(error)[:100]}); is there memory for dataloader_num_workers?"
     return None
 
 
@@ -65,9 +61,6 @@ def noted_end(run: RunDirectory, stage: str) -> Iterator[None]:
         yield
     except BaseException as error:
         reason, exit_code = _reason(error)
-        if "DataLoader worker" in str(error) and threading.current_thread() is threading.main_thread():
-            # The loader's handler would raise this again, in here, with every other worker that ends.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with contextlib.suppress(OSError):  # on a full disk the error itself is what to tell
             _note(run, stage, reason, exit_code=exit_code)
         raise
