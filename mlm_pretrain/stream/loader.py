@@ -155,13 +155,15 @@ def global_batches(
         # A loader draws a seed for its workers: not from the generator that dropout draws from.
         generator=torch.Generator(),
     )
-    with _started(loader) as (items, processes):
+    with _started(loader) as items:
         while True:
             try:
                 # A loader takes an item of each worker in turn.
                 parts = [next(items) for _ in range(max(workers, 1))]
             except (RuntimeError, OSError, EOFError) as error:
-                if all(process.is_alive() for process in processes):
+                # What a worker raises itself comes as "Caught … in DataLoader worker process"; all else is its death,
+                # in the words of queues and sockets.
+                if not workers or str(error).startswith("Caught"):
                     raise
                 raise UserError(f"a loader worker was killed ({first_line(error)}); is there memory for it?") from None
             for part in parts:
@@ -171,8 +173,8 @@ def global_batches(
 
 
 @contextlib.contextmanager
-def _started(loader: DataLoader) -> Iterator[tuple[Iterator[dict[str, Any]], set[BaseProcess]]]:
-    """The items of a loader and its workers, which are gone behind this, and behind the end of Python, whatever happens.
+def _started(loader: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
+    """The items of a loader, whose workers are gone behind this, and behind the end of Python, whatever happens.
 
     They hear no signal (`forked.settle`), so asking them, as Python does when it ends, would not do.
     """
@@ -183,11 +185,10 @@ def _started(loader: DataLoader) -> Iterator[tuple[Iterator[dict[str, Any]], set
         # Torch would raise the death of a worker out of a signal, wherever this process is at that moment, a save
         # included. It tells of it as well where the next item is asked for.
         signal.signal(signal.SIGCHLD, heard)
-    workers = set(multiprocessing.active_children()) - others
-    kill = functools.partial(_kill, workers)
+    kill = functools.partial(_kill, set(multiprocessing.active_children()) - others)
     atexit.register(kill)
     try:
-        yield items, workers
+        yield items
     finally:
         kill()
         atexit.unregister(kill)
