@@ -184,6 +184,15 @@ def write_text(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+_UMASK = _umask()
+
+
 def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = False) -> None:
     """Write a folder whole or not at all, in the place of an older one if there is one.
 
@@ -201,8 +210,10 @@ def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = Fa
         if manifest:
             entries = {path.name: file_digest(path) for path in sorted(beside.iterdir())}
             (beside / MANIFEST).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-        for path in [*beside.iterdir(), beside]:
+        for path in beside.iterdir():
+            path.chmod(0o666 & ~_UMASK)  # safetensors gives its files to their owner alone
             fsync(path)
+        fsync(beside)
         if target.exists():
             # A folder can't be replaced in one step; the old one is out of the way for a moment.
             old = target.with_name(f".{target.name}.old")

@@ -27,22 +27,13 @@ PATIENCE = 300.0
 """Seconds until a run counts as hung."""
 GRACE = 30.0
 """Seconds in which the others have to notice that one has died."""
+LAYERS = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+DROPOUT = {"attention_dropout": 0.1, "mlp_dropout": 0.1}  # so that the state of the random generators counts
 CONFIG: dict[str, Any] = {
     "text": {"validation_fraction": 0.05},
     "tokenizer": {"vocab_size": 2000},
     "stream": {"sequence_length": 64, "shuffle_window": "200KB", "packing_buffer": "40KB"},
-    "model": {
-        "model_type": "modernbert",
-        "config": {
-            "hidden_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 96,
-            "local_attention": 16,
-            "attention_dropout": 0.1,  # so that the state of the random generators counts
-            "mlp_dropout": 0.1,
-        },
-    },
+    "model": {"model_type": "modernbert", "config": {**LAYERS, **DROPOUT, "local_attention": 16}},
     "training": {
         "budget": {"steps": STEPS},
         "global_batch_size": 8,

@@ -136,7 +136,7 @@ def test_a_killed_loader_worker_ends_the_run_which_goes_on(config: Config, whole
         workers[1].kill()
         said, _ = process.communicate(timeout=60)
         wait_for_end(workers)
-    assert process.returncode == 2
+    assert process.returncode == 2, said
     assert "a loader worker was killed" in one_error(said)
     assert ending(run)["reason"].startswith("error: a loader worker was killed")
     stages.pretrain(config)
