@@ -7,11 +7,12 @@ length, and a batch should see all lengths.
 
 from __future__ import annotations
 
+import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from mlm_pretrain.config import TextConfig
 from mlm_pretrain.errors import UserError
@@ -26,8 +27,10 @@ class RowSource(ABC):
         self.origin = origin
         self._begin: State = {"row": 0, "place": None}
         self._block: Block | None = None
-        self._order = np.empty(0, dtype=np.int64)
+        self._order: list[int] = []
         self._taken = 0
+        self._dropped: dict[str, int] = {}
+        self._ahead: Future[_Read] | None = None
 
     @abstractmethod
     def read(self) -> Block | None:
@@ -41,10 +44,14 @@ class RowSource(ABC):
     def go(self, place: State) -> None:
         """Let the next block be the one that begins at `place`."""
 
-    @property
     @abstractmethod
-    def dropped(self) -> dict[str, int]:
+    def drops(self) -> dict[str, int]:
         """Drops by reason, among what was read so far."""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Drops by reason, up to the block in hand."""
+        return self._dropped
 
     @property
     def epoch(self) -> int:
@@ -57,35 +64,73 @@ class RowSource(ABC):
         Raises:
             UserError: the source can't be read, or its text gives no tokens.
         """
-        first_epoch = self.place()["epoch"]
-        while self._taken == len(self._order):
-            begin = {"row": self._begin["row"] + len(self._order), "place": self.place()}
-            if begin["place"]["epoch"] > first_epoch + self.origin.lane.of:
-                raise UserError(f"text.sources.{self.origin.source}: its text gives no tokens")
-            block = self.read()
-            if block is None:
-                return None
-            self._hold(block, begin)
+        if self._taken == len(self._order) and not self._next_block():
+            return None
         assert self._block is not None
-        number = int(self._order[self._taken])
+        number = self._order[self._taken]
         self._taken += 1
+        if self._ahead is None and 2 * self._taken >= len(self._order):
+            self._ahead = _reader().submit(self._read)
         return Row(self._block, number, self.origin.source)
 
     def state(self) -> State:
         return {"begin": self._begin, "taken": self._taken}
 
     def restore(self, state: State) -> None:
+        self._wait()
         begin = state["begin"]
         if begin["place"] is not None:
             self.go(begin["place"])
-            block = self.read()
-            assert block is not None, "a block that rows were taken from is there again"
-            self._hold(block, begin)
+            self._hold(self._read(), begin["row"])
             self._taken = state["taken"]
 
-    def _hold(self, block: Block, begin: State) -> None:
-        self._block, self._begin, self._taken = block, begin, 0
-        self._order = order_of(ROWS, self.origin, begin["row"], size=len(block))
+    def _next_block(self) -> bool:
+        """Take the next block with rows in hand; whether there is one."""
+        first_epoch = None
+        while True:
+            read = self._wait() or self._read()
+            if read.block is None:
+                # Nothing is ahead of the end: the place and the block in hand stay what they are.
+                return False
+            self._hold(read, self._begin["row"] + len(self._order))
+            if self._order:
+                return True
+            first_epoch = self.epoch if first_epoch is None else first_epoch
+            if self.epoch > first_epoch + self.origin.lane.of:
+                raise UserError(f"text.sources.{self.origin.source}: its text gives no tokens")
+
+    def _read(self) -> _Read:
+        place = self.place()
+        return _Read(place, self.read(), self.drops())
+
+    def _wait(self) -> _Read | None:
+        """What was read ahead, if anything was."""
+        ahead, self._ahead = self._ahead, None
+        return ahead.result() if ahead else None
+
+    def _hold(self, read: _Read, first_row: int) -> None:
+        assert read.block is not None, "a block that rows were taken from is there again"
+        self._block, self._dropped, self._taken = read.block, read.dropped, 0
+        self._begin = {"row": first_row, "place": read.place}
+        self._order = order_of(ROWS, self.origin, first_row, size=len(read.block)).tolist()
+
+
+class _Read(NamedTuple):
+    """A block, the place where it begins, and the drops behind it."""
+
+    place: State
+    block: Block | None
+    dropped: dict[str, int]
+
+
+@functools.cache
+def _reader() -> ThreadPoolExecutor:
+    """The thread of this process that reads the lanes' next blocks while rows are taken from those in hand."""
+    return ThreadPoolExecutor(max_workers=1)
+
+
+# A forked process has this without its thread, and would wait for it forever.
+os.register_at_fork(after_in_child=_reader.cache_clear)
 
 
 class TextRows(RowSource):
@@ -123,8 +168,7 @@ class TextRows(RowSource):
     def go(self, place: State) -> None:
         self._documents.restore(place)
 
-    @property
-    def dropped(self) -> dict[str, int]:
+    def drops(self) -> dict[str, int]:
         return self._documents.dropped
 
 
@@ -150,13 +194,14 @@ class LaneRows:
 
     def _next(self) -> Row | None:
         while not all(self._ended):
-            number = self._furthest_behind()
+            number = self._furthest_behind() if len(self._sources) > 1 else 0
             row = self._sources[number].take()
             if row is not None and not self._all_passed():
                 taken = self._taken[number]
-                taken["tokens"] += row.tokens
-                taken["documents"] += int(row.block.documents[row.number])
-                taken["bytes"] += int(row.block.bytes[row.number])
+                tokens, documents, size = row.block.counts[row.number]
+                taken["tokens"] += tokens
+                taken["documents"] += documents
+                taken["bytes"] += size
                 return row
             self._ended[number] = True
             if row is not None or self._stopping == "first_exhausted":

@@ -16,11 +16,12 @@ import multiprocessing
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
@@ -190,7 +191,8 @@ def _started(loader: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
     try:
         yield items
     finally:
-        kill()
+        with contextlib.suppress(AttributeError):  # Python is ending, and has called it already
+            kill()
         atexit.unregister(kill)
 
 
@@ -232,7 +234,8 @@ def _joined(parts: list[dict[str, Any]]) -> GlobalBatch:
     tensors, rows = parts[0]["tensors"], parts[0]["rows"]
     if len(parts) > 1:
         rows, order = torch.cat([part["rows"] for part in parts]).sort()
-        tensors = {name: torch.cat([part["tensors"][name] for part in parts])[order] for name in tensors}
+        places = torch.split(order.argsort(), [len(part["rows"]) for part in parts])
+        tensors = {name: _interleaved([part["tensors"][name] for part in parts], places) for name in tensors}
     if torch.cuda.is_available():
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return GlobalBatch(
@@ -242,6 +245,15 @@ def _joined(parts: list[dict[str, Any]]) -> GlobalBatch:
         {number: state for part in parts for number, state in part["lanes"].items()},
         merge_counts(part["counts"] for part in parts),
     )
+
+
+def _interleaved(parts: list[torch.Tensor], places: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The rows of all parts, each put where it belongs."""
+    # NumPy: torch would take its threads to this, away from the workers.
+    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].numpy().dtype)
+    for part, place in zip(parts, places, strict=True):
+        whole[place.numpy()] = part.numpy()
+    return torch.from_numpy(whole)
 
 
 def merge_counts(parts: Iterable[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ a handful of flat arrays: nothing is done token by token in Python.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -59,6 +60,12 @@ class Block:
     def __len__(self) -> int:
         return len(self.documents)
 
+    @functools.cached_property
+    def counts(self) -> list[tuple[int, int, int]]:
+        """Tokens, documents and bytes of each row."""
+        columns = (np.diff(self.row_starts), self.documents, self.bytes)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
     def rows(self, numbers: Sequence[int] | np.ndarray) -> Block:
         """Some of the rows, as a block of their own."""
         tokens, row_starts = _stretches(self.row_starts, numbers)
@@ -101,7 +108,7 @@ class Row(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        return int(self.block.row_starts[self.number + 1] - self.block.row_starts[self.number])
+        return self.block.counts[self.number][0]
 
 
 class Segmenter:

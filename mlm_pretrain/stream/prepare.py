@@ -281,7 +281,7 @@ class _Work:
                     totals.update(documents=int(group.documents.sum()), bytes=int(group.bytes.sum()))
                     self.meter.add(int(group.bytes.sum()))
             place = None if ended else rows.place()
-            notes = {**totals, "settings": self.settings, "next": place, "dropped": rows.dropped}
+            notes = {**totals, "settings": self.settings, "next": place, "dropped": rows.drops()}
             add_notes(writer, notes)
         fsync(beside)
         beside.replace(file)

@@ -116,7 +116,7 @@ class PreparedRows(RowSource):
         self._groups = [(folder / file["name"], group) for file in entry["files"] for group in range(file["groups"])]
         self._window_tokens = window_bytes // TEXT_BYTES_PER_TOKEN
         self._max_epochs = max_epochs
-        self._dropped = dict(entry["dropped"]) if origin.lane.number == 0 else {}
+        self._drops = dict(entry["dropped"]) if origin.lane.number == 0 else {}
         self.go({"epoch": 0, "part": 0})
 
     def read(self) -> Block | None:
@@ -146,9 +146,8 @@ class PreparedRows(RowSource):
         self._epoch, self._part = place["epoch"], place["part"]
         self._parts = deal(len(self._groups), self.origin, self._epoch)
 
-    @property
-    def dropped(self) -> dict[str, int]:
-        return self._dropped
+    def drops(self) -> dict[str, int]:
+        return self._drops
 
 
 def read_group(file: Path, group: int) -> Block:
