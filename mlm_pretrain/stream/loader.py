@@ -180,12 +180,11 @@ def _started(loader: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
     They hear no signal (`forked.settle`), so asking them, as Python does when it ends, would not do.
     """
     others = set(multiprocessing.active_children())
-    heard = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
     if threading.current_thread() is threading.main_thread():
         # Torch would raise the death of a worker out of a signal, wherever this process is at that moment, a save
         # included. It tells of it as well where the next item is asked for.
-        signal.signal(signal.SIGCHLD, heard)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     kill = functools.partial(_kill, set(multiprocessing.active_children()) - others)
     atexit.register(kill)
     try:
