@@ -238,6 +238,7 @@ class DocumentReader:
 
     def _read_window(self) -> None:
         """Read the window that begins at `_begin`, where the rows stand; sets what the next one begins at."""
+        self._window, self._taken = [], 0  # or memory would hold two windows
         dropped: Counter[str] = Counter(self._begin["dropped"])
         window: list[Document] = []
         size = 0
@@ -253,5 +254,4 @@ class DocumentReader:
         number = self._begin["window"]
         order = order_of(WINDOW, self._origin, number, size=len(window))
         self._window = [window[position] for position in order]
-        self._taken = 0
         self._next = {"rows": self._rows.place(), "window": number + 1, "dropped": dict(sorted(dropped.items()))}
