@@ -16,7 +16,7 @@ import multiprocessing
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -111,7 +111,7 @@ class _Batches(IterableDataset):
             rows = collate([taken[number] for number in index], length, pad_id, index, step)
             counts = merge_counts(dict(zip(names, stream.counts(), strict=True)) for stream in streams)
             yield {
-                "tensors": self._objective.corrupt(rows, random),
+                "arrays": self._objective.corrupt(rows, random),
                 "rows": rows.index,
                 "tokens": sum(row.tokens for row in taken.values() if row),
                 "lanes": {str(number): stream.state() for number, stream in zip(lanes, streams, strict=True)},
@@ -152,7 +152,9 @@ def global_batches(
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context="fork" if workers else None,
-        collate_fn=_as_tensors,
+        # Arrays go from a worker to its parent as bytes; tensors would need shared memory, of which containers have
+        # little, and a connection of its own each, which takes longer than the bytes.
+        collate_fn=_unchanged,
         # A loader draws a seed for its workers: not from the generator that dropout draws from.
         generator=torch.Generator(),
     )
@@ -221,38 +223,32 @@ def _is_finite(text: TextConfig) -> bool:
     return text.stopping_strategy is not None or all(source.max_epochs for source in text.sources)
 
 
-def _as_tensors(item: dict[str, Any]) -> dict[str, Any]:
-    if "error" in item:
-        return item
-    tensors = {name: torch.from_numpy(array) for name, array in item["tensors"].items()}
-    return {**item, "tensors": tensors, "rows": torch.from_numpy(item["rows"])}
+def _unchanged(item: dict[str, Any]) -> dict[str, Any]:
+    return item
 
 
 def _joined(parts: list[dict[str, Any]]) -> GlobalBatch:
     """The workers' shares of a step as one batch, its rows in order."""
-    tensors, rows = parts[0]["tensors"], parts[0]["rows"]
-    if len(parts) > 1:
-        rows, order = torch.cat([part["rows"] for part in parts]).sort()
-        places = torch.split(order.argsort(), [len(part["rows"]) for part in parts])
-        tensors = {name: _interleaved([part["tensors"][name] for part in parts], places) for name in tensors}
+    # NumPy: torch would take its threads to this, away from the workers.
+    rows = np.concatenate([part["rows"] for part in parts])
+    order = np.argsort(rows)
+    tensors = {
+        name: torch.from_numpy(_in_order([part["arrays"][name] for part in parts], order))
+        for name in parts[0]["arrays"]
+    }
     if torch.cuda.is_available():
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return GlobalBatch(
         tensors,
-        rows,
+        torch.from_numpy(rows[order]),
         sum(part["tokens"] for part in parts),
         {number: state for part in parts for number, state in part["lanes"].items()},
         merge_counts(part["counts"] for part in parts),
     )
 
 
-def _interleaved(parts: list[torch.Tensor], places: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The rows of all parts, each put where it belongs."""
-    # NumPy: torch would take its threads to this, away from the workers.
-    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].numpy().dtype)
-    for part, place in zip(parts, places, strict=True):
-        whole[place.numpy()] = part.numpy()
-    return torch.from_numpy(whole)
+def _in_order(parts: list[np.ndarray], order: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts)[order] if len(parts) > 1 else parts[0]
 
 
 def merge_counts(parts: Iterable[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ taken.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import datasets
@@ -20,12 +20,12 @@ import numpy as np
 
 from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.text.mixture import Document, document, is_held_out
+from mlm_pretrain.text.mixture import document, is_held_out
 
 State = dict[str, Any]
 """Plain JSON data, a few hundred bytes; never changed once it is made."""
 
-ORDER = 1
+ORDER = 2
 """To be raised with every change of the code that gives runs another order (of pieces, windows, rows): a run that was
 begun before is then refused, not continued with other batches."""
 PIECES_PER_LANE = 4
@@ -144,6 +144,37 @@ class RowReader:
         self._rows = self._piece.iter(batch_size=1)
 
 
+class _Window:
+    """Documents in a shuffled order, as UTF-8 in one piece of memory: as strings they would take up to twice as much,
+    and leave holes behind them."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._ends = [0]
+        self._order: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @property
+    def size(self) -> int:
+        """UTF-8 bytes of the documents."""
+        return len(self._data)
+
+    def add(self, text: str) -> None:
+        self._data += text.encode()
+        self._ends.append(len(self._data))
+
+    def shuffle(self, order: np.ndarray) -> None:
+        self._order = order.tolist()
+
+    def __getitem__(self, place: int) -> tuple[str, int]:
+        """The document at a place of the order, and its size."""
+        number = self._order[place]
+        start, end = self._ends[number], self._ends[number + 1]
+        return self._data[start:end].decode(), end - start
+
+
 class DocumentReader:
     """The training documents of one source in one lane, shuffled, epoch after epoch.
 
@@ -174,7 +205,7 @@ class DocumentReader:
         self._max_epochs = max_epochs
         self._next: State = {"rows": self._rows.place(), "window": 0, "dropped": {}}
         self._begin = self._next
-        self._window: list[Document] = []
+        self._window = _Window()
         self._taken = 0
 
     def take(self, size: int) -> list[str]:
@@ -191,9 +222,9 @@ class DocumentReader:
             if taken and self.epoch > epoch:
                 break
             epoch = self.epoch
-            text = self._window[self._taken].text
+            text, text_size = self._window[self._taken]
             self._taken += 1
-            size -= len(text.encode())
+            size -= text_size
             taken.append(text)
         return taken
 
@@ -216,7 +247,7 @@ class DocumentReader:
         return {"begin": self._begin, "taken": self._taken}
 
     def restore(self, state: State) -> None:
-        self._window, self._taken = [], 0
+        self._window, self._taken = _Window(), 0
         self._begin = self._next = state["begin"]
         self._rows.go(self._begin["rows"])
         if state["taken"]:
@@ -230,7 +261,7 @@ class DocumentReader:
         while self._max_epochs is None or self._next["rows"]["epoch"] < self._max_epochs:
             self._begin = self._next
             self._read_window()
-            if self._window:
+            if len(self._window):
                 return True
             if self._begin["rows"]["epoch"] > last:
                 raise UserError(f"text.sources: '{self._source.source}' ({self._source.path}) has no text to train on")
@@ -238,20 +269,17 @@ class DocumentReader:
 
     def _read_window(self) -> None:
         """Read the window that begins at `_begin`, where the rows stand; sets what the next one begins at."""
-        self._window, self._taken = [], 0  # or memory would hold two windows
+        window = self._window = _Window()  # the last one goes before this one is filled
+        self._taken = 0
         dropped: Counter[str] = Counter(self._begin["dropped"])
-        window: list[Document] = []
-        size = 0
-        while size < self._window_bytes and (row := self._rows.next()) is not None:
+        while window.size < self._window_bytes and (row := self._rows.next()) is not None:
             read = document(row, self._source, dropped)
             if read is None or is_held_out(read.text, self._held_out_fraction):
                 continue
             if self._copies is not None and self._rows.number in self._copies(self._rows.piece):
                 dropped["copy"] += 1
                 continue
-            window.append(read)
-            size += len(read.text.encode())
+            window.add(read.text)
         number = self._begin["window"]
-        order = order_of(WINDOW, self._origin, number, size=len(window))
-        self._window = [window[position] for position in order]
+        window.shuffle(order_of(WINDOW, self._origin, number, size=len(window)))
         self._next = {"rows": self._rows.place(), "window": number + 1, "dropped": dict(sorted(dropped.items()))}

@@ -161,7 +161,7 @@ def open_batches(config: Config, tokenizer: PreTrainedTokenizerFast, **where: An
 
 def text_tokens(batch: GlobalBatch) -> int:
     """Tokens of text in a batch: neither padding nor the two special tokens round each segment."""
-    return batch.tokens - 2 * int(batch.tensors["segment_ids"].amax(dim=1).sum())
+    return batch.tokens - 2 * int(batch.tensors["segment_ids"].numpy().max(axis=1).sum())
 
 
 def load(tokenizer: Path) -> PreTrainedTokenizerFast:
