@@ -58,6 +58,11 @@ class RowSource(ABC):
         """The epoch in which the block in hand begins, from 0."""
         return self._begin["place"]["epoch"] if self._begin["place"] else 0
 
+    def read_ahead(self) -> None:
+        """Begin to read the next block."""
+        if self._ahead is None:
+            self._ahead = _readers().submit(self._read)
+
     def take(self) -> Row | None:
         """The next row; None where the source is at its end.
 
@@ -69,8 +74,8 @@ class RowSource(ABC):
         assert self._block is not None
         number = self._order[self._taken]
         self._taken += 1
-        if self._ahead is None and 2 * self._taken >= len(self._order):
-            self._ahead = _reader().submit(self._read)
+        if 2 * self._taken >= len(self._order):
+            self.read_ahead()
         return Row(self._block, number, self.origin.source)
 
     def state(self) -> State:
@@ -124,13 +129,16 @@ class _Read(NamedTuple):
 
 
 @functools.cache
-def _reader() -> ThreadPoolExecutor:
-    """The thread of this process that reads the lanes' next blocks while rows are taken from those in hand."""
-    return ThreadPoolExecutor(max_workers=1)
+def _readers() -> ThreadPoolExecutor:
+    """The threads of this process that read the lanes' next blocks while rows are taken from those in hand.
+
+    Two: one reads text, which takes one core, while the tokenizer has the others for the other's.
+    """
+    return ThreadPoolExecutor(max_workers=2)
 
 
-# A forked process has this without its thread, and would wait for it forever.
-os.register_at_fork(after_in_child=_reader.cache_clear)
+# A forked process has this without its threads, and would wait for it forever.
+os.register_at_fork(after_in_child=_readers.cache_clear)
 
 
 class TextRows(RowSource):
@@ -187,6 +195,11 @@ class LaneRows:
         self._stopping = text.stopping_strategy
         self._ended = [False] * len(sources)
         self._taken = [{"tokens": 0, "documents": 0, "bytes": 0} for _ in sources]
+
+    def read_ahead(self) -> None:
+        """Begin to read what the next rows are made of."""
+        for source in self._sources:
+            source.read_ahead()
 
     def take(self, count: int) -> list[Row | None]:
         """The next rows; None stands for each that isn't there because the text is at its end."""

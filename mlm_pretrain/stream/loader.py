@@ -98,6 +98,9 @@ class _Batches(IterableDataset):
         if self._state is not None:
             for number, stream in zip(lanes, streams, strict=True):
                 stream.restore(self._state[str(number)])
+        else:
+            for stream in streams:
+                stream.read_ahead()
         names = source_names(config.text)
         random = RowRandom(config.run.seed)
         pad_id = int(self._tokenizer.pad_token_id)

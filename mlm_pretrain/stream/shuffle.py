@@ -272,7 +272,10 @@ class DocumentReader:
         window = self._window = _Window()  # the last one goes before this one is filled
         self._taken = 0
         dropped: Counter[str] = Counter(self._begin["dropped"])
-        while window.size < self._window_bytes and (row := self._rows.next()) is not None:
+        number, lane = self._begin["window"], self._origin.lane
+        # Lanes take turns in reading a window, where all at once would keep the training waiting.
+        size = self._window_bytes if number else self._window_bytes * (lane.number + 1) // lane.of
+        while window.size < max(size, 1) and (row := self._rows.next()) is not None:
             read = document(row, self._source, dropped)
             if read is None or is_held_out(read.text, self._held_out_fraction):
                 continue
@@ -280,6 +283,5 @@ class DocumentReader:
                 dropped["copy"] += 1
                 continue
             window.add(read.text)
-        number = self._begin["window"]
         window.shuffle(order_of(WINDOW, self._origin, number, size=len(window)))
         self._next = {"rows": self._rows.place(), "window": number + 1, "dropped": dict(sorted(dropped.items()))}
