@@ -194,7 +194,10 @@ class ModelConfig(Section):
     """A transformers architecture that has a masked-LM class: bert, roberta, deberta-v2, modernbert, …"""
     path: str | None = None
     """Continue this checkpoint: a folder, a run's `model/` or a Hub repository."""
+    init_from: str | None = None
+    """Fill the new model (`preset`, `model_type`) with the weights of this smaller one of its architecture, tiled."""
     revision: str | None = None
+    """Of the Hub repository in `path` or `init_from`."""
     config: dict[str, Any] = {}
     """Keys of the transformers config, over the preset's or the architecture's defaults."""
     attn_implementation: str | None = None
@@ -207,6 +210,8 @@ class ModelConfig(Section):
             given = [key for key in ("preset", "model_type", "path") if data.get(key) is not None]
             if len(given) > 1:
                 raise ValueError(f"give one of preset, model_type, path; {' and '.join(given)} are given")
+            if "path" in given and data.get("init_from") is not None:
+                raise ValueError("init_from fills a new model: give preset or model_type with it, not path")
             if not given:
                 data = {**data, "preset": "mini"}
         return data
@@ -259,7 +264,9 @@ class TrainingConfig(OptimizerSection):
     global_batch_size: Positive = 256
     """Rows per optimizer step, over all processes and accumulation."""
     per_device_train_batch_size: Positive | None = None
-    """Rows per forward pass; by default as many as 8,192 tokens hold on CPU and 32,768 on a GPU."""
+    """Rows per forward pass; by default so many as are fastest, tried before the first step."""
+    torch_compile: bool | Literal["auto"] = "auto"
+    """auto: where a compiled step is measured to be faster, and the run is long enough to gain by it."""
     per_device_eval_batch_size: Positive = 32
     lr_scheduler_type: str = "warmup_stable_decay"
     logging_steps: Positive = 10

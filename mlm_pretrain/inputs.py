@@ -20,9 +20,8 @@ def text_inputs(config: Config) -> str:
     corpus = [fingerprint_source(source) for source in config.text.sources]
     length = config.stream.sequence_length
     existing = folder_digests(config.tokenizer.path)
-    return fingerprint(
-        corpus, config.text, config.tokenizer, existing, config.model.path, config.model.revision, length
-    )
+    checkpoint = config.model.path or config.model.init_from
+    return fingerprint(corpus, config.text, config.tokenizer, existing, checkpoint, config.model.revision, length)
 
 
 def model_inputs(config: Config) -> str:
@@ -30,7 +29,8 @@ def model_inputs(config: Config) -> str:
     from mlm_pretrain.training.resume import identity
 
     shards = str(config.prepare.deduplicate) if config.stream.prepared else None
-    return fingerprint(identity(config, text_inputs(config), {}, shards), folder_digests(config.model.path))
+    checkpoint = folder_digests(config.model.path or config.model.init_from)
+    return fingerprint(identity(config, text_inputs(config), {}, shards), checkpoint)
 
 
 def folder_digests(path: str | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def train_tokenizer(config: Config, *, force: bool = False) -> Path:
     """Make `tokenizer/` and set the held-out documents aside in `validation.jsonl`.
 
     Trains a tokenizer on a sample of the training text, or takes an existing one (`tokenizer.path`, or the one of
-    the checkpoint that `model.path` continues).
+    the checkpoint that `model.path` or `model.init_from` names).
 
     Returns:
         The folder of the tokenizer, for `AutoTokenizer.from_pretrained`.
@@ -53,7 +53,7 @@ def _train_tokenizer(config: Config, force: bool) -> Path:
     from mlm_pretrain.text.tokenizer_report import format_report, tokenizer_report
 
     settings = config.tokenizer
-    existing = settings.path or config.model.path
+    existing = settings.path or config.model.path or config.model.init_from
     with _stage(run, "tokenizer", inputs):
         seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
         if existing:

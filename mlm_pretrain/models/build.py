@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import ModelConfig
 from mlm_pretrain.errors import UserError, first_line, nearest
+from mlm_pretrain.models.tiling import tile
 
 POSITIONS_BEHIND_PADDING = {
     "camembert",
@@ -66,17 +67,26 @@ def build_model(
 
     Raises:
         UserError: an unknown preset, architecture or config key; a checkpoint that is missing, damaged, has no
-            masked-LM weights, or belongs to another vocabulary or shorter rows.
+            masked-LM weights, or belongs to another vocabulary or shorter rows; one that doesn't fit into the model
+            that it is to fill.
     """
     torch.manual_seed(seed)
     if settings.path is not None:
-        return _load(settings, tokenizer, sequence_length)
+        model = _load(settings, tokenizer)
+        _check_positions(settings, model, sequence_length)
+        return model
     config = make_model_config(settings, tokenizer, sequence_length)
+    small = _load(settings, tokenizer) if settings.init_from else None
+    if small is not None:
+        config.vocab_size = small.config.vocab_size  # a checkpoint may have more rows than tokens
     try:
         # The weights are random in fp32 whatever dtype a preset's origin was published in.
-        return AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"model.config: {config.model_type}: {error}") from None
+    if small is not None:
+        tile(small, model)
+    return model
 
 
 def make_model_config(
@@ -131,21 +141,22 @@ def first_position(model_type: str, pad_token_id: int | None) -> int:
     return (pad_token_id or 0) + 1 if model_type in POSITIONS_BEHIND_PADDING else 0
 
 
-def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> PreTrainedModel:
-    place = f"model.path: {settings.path}"
+def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The checkpoint of `path`, or of `init_from`."""
+    place = _place(settings)
     attention = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
     origin = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     level = logging.getLogger("transformers").level
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(
-            settings.path,
+            settings.path or settings.init_from,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
             **origin,
             **attention,
-            **settings.config,
+            **(settings.config if settings.path else {}),
         )
     except Exception as error:  # a missing, foreign or damaged checkpoint raises many classes
         raise UserError(f"{place}: can't be loaded: {first_line(error)}") from None
@@ -155,6 +166,14 @@ def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_le
     if encoder:
         raise UserError(f"{place}: the checkpoint lacks encoder weights ({encoder[0]} and {len(encoder) - 1} more)")
     _check_vocabulary(settings, model, tokenizer)
+    return model
+
+
+def _place(settings: ModelConfig) -> str:
+    return f"model.path: {settings.path}" if settings.path else f"model.init_from: {settings.init_from}"
+
+
+def _check_positions(settings: ModelConfig, model: PreTrainedModel, sequence_length: int) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None:
         positions -= first_position(model.config.model_type, model.config.pad_token_id)
@@ -162,7 +181,6 @@ def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_le
             raise UserError(
                 f"stream.sequence_length: {sequence_length} is more than the {positions} of {settings.path}"
             )
-    return model
 
 
 def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -171,7 +189,9 @@ def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: 
     rows = model.get_input_embeddings().weight.shape[0]
     try:
         own = AutoTokenizer.from_pretrained(
-            settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+            settings.path or settings.init_from,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
         )
     except Exception:  # a checkpoint without a tokenizer can only be compared by size
         own = None
@@ -181,12 +201,12 @@ def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: 
         differing = [token for token, id_ in own.get_vocab().items() if ours.get(token) != id_]
         if differing:
             raise UserError(
-                f"tokenizer: its vocabulary is not that of model.path {settings.path} ({len(differing):,} tokens "
+                f"tokenizer: its vocabulary is not that of {_place(settings)} ({len(differing):,} tokens "
                 f"differ, '{differing[0]}' is one); {remedy}"
             )
     elif len(tokenizer) > rows:
         raise UserError(
-            f"tokenizer: {len(tokenizer):,} tokens, but model.path {settings.path} has {rows:,} embeddings; {remedy}"
+            f"tokenizer: {len(tokenizer):,} tokens, but {_place(settings)} has {rows:,} embeddings; {remedy}"
         )
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))

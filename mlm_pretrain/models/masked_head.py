@@ -19,8 +19,8 @@ from mlm_pretrain.models.packed_attention import model_inputs
 class MaskedLogits:
     """Calls a model on a masked batch: batch → logits [N, V] at its N label positions, row by row.
 
-    The label positions are `label_positions` [B, k] where a batch has them (static shapes), else those whose
-    `labels` [B, L] are not -100.
+    The label positions are `label_positions` where a batch has them, [B, k] within the rows (static shapes) or flat
+    (`with_flat_labels`), else those whose `labels` [B, L] are not -100.
 
     Args:
         model: the model itself; the hook is on it until `close`.
@@ -57,10 +57,23 @@ class MaskedLogits:
         return output
 
 
+def with_flat_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with its `label_positions` and `label_ids` as flat tensors, int64 [N].
+
+    To be called on the CPU: how many labels there are is data, and looking for them on a device would wait for it.
+    """
+    positions = label_positions(batch)
+    ids = batch["label_ids"].reshape(-1) if "label_ids" in batch else batch["labels"].reshape(-1)[positions]
+    return {**batch, "label_positions": positions, "label_ids": ids}
+
+
 def label_positions(batch: dict[str, Tensor]) -> Tensor:
     """Positions in the flattened batch [B · L] that the loss is about; int64 [N], in row order."""
-    if "label_positions" in batch:
-        length = batch["input_ids"].shape[1]
-        first = torch.arange(batch["input_ids"].shape[0], device=batch["input_ids"].device) * length
-        return (batch["label_positions"] + first[:, None]).reshape(-1)
-    return (batch["labels"].reshape(-1) != -100).nonzero().squeeze(1)
+    positions = batch.get("label_positions")
+    if positions is None:
+        return (batch["labels"].reshape(-1) != -100).nonzero().squeeze(1)
+    if positions.ndim == 1:
+        return positions
+    rows, length = batch["input_ids"].shape
+    first = torch.arange(rows, device=positions.device) * length
+    return (positions + first[:, None]).reshape(-1)

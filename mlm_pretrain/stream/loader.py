@@ -239,8 +239,6 @@ def _joined(parts: list[dict[str, Any]]) -> GlobalBatch:
         name: torch.from_numpy(_in_order([part["arrays"][name] for part in parts], order))
         for name in parts[0]["arrays"]
     }
-    if torch.cuda.is_available():
-        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return GlobalBatch(
         tensors,
         torch.from_numpy(rows[order]),

@@ -31,3 +31,11 @@ def total(budget: Budget) -> float:
 def done(budget: Budget, progress: Progress) -> float:
     """What is spent, in the unit of `total`."""
     return progress.step if budget.steps else progress.tokens if budget.tokens else progress.seconds
+
+
+def seconds_left(budget: Budget, progress: Progress, step_seconds: float, step_tokens: int) -> float:
+    """What a run has left, if a step takes `step_seconds` and has `step_tokens`."""
+    left = total(budget) - done(budget, progress)
+    if budget.minutes:
+        return left
+    return left * step_seconds / (1 if budget.steps else step_tokens)

@@ -12,7 +12,7 @@ import torch
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.masked_head import MaskedLogits
+from mlm_pretrain.models.masked_head import MaskedLogits, with_flat_labels
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
 from mlm_pretrain.text.mixture import source_names
@@ -26,6 +26,7 @@ from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.records import Records
 from mlm_pretrain.training.schedule import learning_rate_at
 from mlm_pretrain.training.state import TrainingState
+from mlm_pretrain.training.tuning import never_recompiled
 from mlm_pretrain.training.validate import HeldOutSet, held_out_pass
 
 OnBatch = Callable[[int, GlobalBatch], None]
@@ -108,7 +109,8 @@ class Pretraining(TrainingState):
         self._began = time.monotonic()
         rate = 0.0
         total = budgets.total(settings.budget)
-        with telemetry.progress(total, "pretrain", initial=budgets.done(settings.budget, progress), rate=False) as bar:
+        begin = budgets.done(settings.budget, progress)
+        with never_recompiled(), telemetry.progress(total, "pretrain", initial=begin, rate=False) as bar:
             for batch, labels, tokens in self._agreed_batches():
                 if on_batch:
                     on_batch(progress.step, batch)
@@ -171,7 +173,7 @@ class Pretraining(TrainingState):
         set_learning_rate(self.optimizer, learning_rate)
         size = self.numerics.micro_batch
         micro_batches: list[Batch] = [
-            {name: tensor[start : start + size] for name, tensor in batch.tensors.items()}
+            with_flat_labels({name: tensor[start : start + size] for name, tensor in batch.tensors.items()})
             for start in range(0, len(batch.rows), size)
         ]
         loss = backward_global_batch(

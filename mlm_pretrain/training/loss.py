@@ -95,4 +95,7 @@ def optimizer_step(accelerator: Accelerator, model: nn.Module, optimizer: Any, m
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device; a copy to a GPU is not waited for."""
+    if device.type == "cuda":
+        batch = {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in batch.items()}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,11 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training.device import Precision, describe_device, make_accelerator, settle_precision
 from mlm_pretrain.training.processes import Processes
-
-# Tokens of a forward pass where the config leaves it open.
-MICRO_BATCH_TOKENS = {"cpu": 8_192, "cuda": 32_768}
+from mlm_pretrain.training.resume import Progress
+from mlm_pretrain.training.tuning import Probe, compile_layers, fastest_rows, is_worth_compiling
 
 
 @dataclass
@@ -28,23 +28,25 @@ class Numerics:
     """What a checkpoint records of them."""
 
     precision: Precision
-    micro_batch: int
-    """Rows per forward pass."""
     packing: bool
     attention: str
     device: str
     threads: int
     processes: int
+    micro_batch: int = 0
+    """Rows per forward pass; 0 is not settled yet."""
+    compiled: bool = False
+    """Whether the encoder's layers are."""
     torch: str = field(default_factory=lambda: str(torch.__version__))
 
 
 def settle_numerics(
     config: Config, run: RunDirectory, model: PreTrainedModel, old: Numerics | None, processes: Processes
 ) -> tuple[Numerics, Accelerator]:
-    """The numeric choices of a run, and the Accelerator that follows them.
+    """The numeric choices of a run but for those of `settle_step`, and the Accelerator that follows them.
 
     Args:
-        old: those that the run was begun with; they are kept where they can be, and what differs here is said.
+        old: those that the run was begun with; they are kept where they can be.
 
     Raises:
         UserError: a tracker isn't known or installed, or a precision can't be had.
@@ -61,22 +63,54 @@ def settle_numerics(
         raise UserError(f"training.report_to: {error}") from None
     assert accelerator.num_processes == processes.world_size
     device = accelerator.device
-    rows = MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cuda"]) // config.stream.sequence_length
-    default = old.micro_batch if old else max(1, min(settings.global_batch_size, rows))
     new = Numerics(
         precision=accelerator.mixed_precision,
-        micro_batch=settings.per_device_train_batch_size or default,
         packing=old.packing if old else supports_packing(model),
         attention=model.config._attn_implementation,
         device=describe_device(device),
         threads=torch.get_num_threads(),
         processes=processes.world_size,
     )
-    if old:
-        warn_of_changes(old, new)
-    elif not new.packing:
+    if not old and not new.packing:
         telemetry.say(f"{model.config.model_type}: takes no packed rows; each document has a row of its own")
     return new, accelerator
+
+
+def settle_step(
+    config: Config,
+    probe: Probe,
+    chosen: Numerics,
+    old: Numerics | None,
+    processes: Processes,
+    progress: Progress,
+) -> Numerics:
+    """The numeric choices completed by how a step is made: rows per forward pass, and whether layers are compiled.
+
+    Args:
+        chosen: what `settle_numerics` has given.
+        old: those that the run was begun with; they are kept where they can be, and what differs here is said.
+        progress: how far the run is.
+    """
+    settings = config.training
+    share = -(-settings.global_batch_size // processes.world_size)
+    rows = settings.per_device_train_batch_size or (old.micro_batch if old else 0)
+    compiled = old.compiled if old else settings.torch_compile is True
+    if processes.rank == 0:  # so that all have the same
+        rows = min(rows, share) if rows else fastest_rows(probe, share)
+        if not old and settings.torch_compile == "auto":
+            per_step = probe.seconds(rows, repeats=1) * share / rows
+            step_tokens = settings.global_batch_size * config.stream.sequence_length
+            left = budgets.seconds_left(settings.budget, progress, per_step, step_tokens)
+            compiled = is_worth_compiling(probe, rows, left)
+        elif compiled:
+            compiled = compile_layers(probe, rows)
+    rows, compiled = processes.broadcast((rows, compiled))
+    if compiled and processes.rank:
+        compiled = compile_layers(probe, rows)
+    settled = replace(chosen, micro_batch=rows, compiled=compiled)
+    if old:
+        warn_of_changes(old, settled)
+    return settled
 
 
 def default_workers(device: torch.device, lanes: int, world_size: int) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mlm_pretrain.config import OptimizerSection
+from mlm_pretrain.models.tiling import fused_parts
 from mlm_pretrain.registry import Registry
 
 OPTIMIZERS: Registry[Callable[[nn.Module, OptimizerSection], torch.optim.Optimizer]] = Registry(
@@ -36,23 +37,38 @@ def adamw(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer
     return _adamw(model.parameters(), settings)
 
 
+@OPTIMIZERS.register("stable_adamw")
+def stable_adamw(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
+    """AdamW that shortens the step of a tensor whose gradients have outgrown their second moments.
+
+    It takes the place of gradient clipping: `max_grad_norm: 0` goes with it. See `StableAdamW`.
+    """
+    return StableAdamW(
+        _decayed_and_not(model.parameters(), settings),
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+    )
+
+
 @OPTIMIZERS.register("muon")
 def muon(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
     """Muon for the encoder's matrices, AdamW for embeddings, head, biases and norms.
 
     Muon orthogonalises the momentum of each matrix (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon);
-    its updates are scaled to the size of AdamW's (arXiv 2502.16982), so that one learning rate serves both.
+    its updates are scaled to the size of AdamW's (arXiv 2502.16982), so that one learning rate serves both. Query,
+    key and value count as matrices of their own where a model keeps them in one weight, as do the halves of a gated
+    layer.
     """
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    matrices = [
-        layer.weight
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear) and layer is not output and layer.weight.requires_grad
-    ]
-    chosen = set(map(id, matrices))
-    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-    first = torch.optim.Muon(
-        matrices,
+    encoder = getattr(model, "base_model", model)
+    layers = {
+        layer.weight: fused_parts(name)
+        for name, layer in encoder.named_modules()
+        if isinstance(layer, nn.Linear) and layer.weight.requires_grad
+    }
+    others = [parameter for parameter in model.parameters() if parameter not in layers]
+    first = SplitMuon(
+        layers,
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         momentum=0.95,
@@ -63,19 +79,91 @@ def muon(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
 
 
 def _adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSection) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        _decayed_and_not(parameters, settings),
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        fused=True,
+    )
+
+
+def _decayed_and_not(parameters: Iterable[nn.Parameter], settings: OptimizerSection) -> list[dict[str, Any]]:
     """Weight decay on matrices and embeddings, none on biases and norms."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        fused=True,
-    )
+    return [group for group in groups if group["params"]]
+
+
+class StableAdamW(torch.optim.AdamW):
+    """AdamW with Adafactor's update clipping (Wortsman et al., arXiv 2304.13013, algorithm 2).
+
+    The learning rate of each tensor is divided by max(1, RMS), where RMS is the root of the mean over the tensor of
+    g² / max(v, eps²), with g the gradient and v its bias-corrected second moment, this step's included. Weight decay
+    follows the divided rate. The step itself and the state are AdamW's.
+
+    Args:
+        groups: parameters in groups; each parameter gets one of its own.
+        settings: handed on to `torch.optim.AdamW`.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], **settings: Any) -> None:
+        super().__init__(
+            [{**group, "params": [parameter]} for group in groups for parameter in group["params"]],
+            fused=True,
+            **settings,
+        )
+        # A GradScaler has to divide the gradients by its scale before they are compared with the moments.
+        self._step_supports_amp_scaling = False
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] = group["lr"] / self._excess(group)
+        super().step()
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _excess(self, group: dict[str, Any]) -> Tensor | float:
+        """max(1, RMS) of a group's parameter; it stays on the device, so that nothing waits for it."""
+        (parameter,), beta2 = group["params"], group["betas"][1]
+        state = self.state.get(parameter)
+        if parameter.grad is None or not state:
+            return 1.0  # at the first step v is g² itself
+        squares = parameter.grad.square()
+        second = torch.lerp(state["exp_avg_sq"], squares, 1 - beta2)
+        second.div_(1 - beta2 ** (state["step"] + 1)).clamp_min_(group["eps"] ** 2)
+        return squares.div_(second).mean().sqrt().clamp_min(1.0)
+
+
+class SplitMuon(torch.optim.Muon):
+    """Muon that takes a weight of several matrices apart.
+
+    Orthogonalised as one, query, key and value would share one set of directions; modded-nanogpt and Megatron split
+    them as well. The state is that of `torch.optim.Muon`, one momentum a weight.
+
+    Args:
+        parts: the weights, and how many matrices lie above one another in each.
+        settings: handed on to `torch.optim.Muon`.
+    """
+
+    def __init__(self, parts: dict[nn.Parameter, int], **settings: Any) -> None:
+        super().__init__(list(parts), **settings)
+        self._parts = parts
+
+    def _init_group(
+        self, group: Any, params_with_grad: list[Tensor], grads: list[Tensor], muon_momentum_bufs: list[Tensor]
+    ) -> bool:
+        has_complex = super()._init_group(group, params_with_grad, grads, muon_momentum_bufs)
+        parts = [self._parts[parameter] for parameter in params_with_grad]
+        for tensors in (params_with_grad, grads, muon_momentum_bufs):
+            # Views: what is done to them is done to the weight.
+            tensors[:] = [piece for tensor, count in zip(tensors, parts, strict=True) for piece in tensor.chunk(count)]
+        return has_complex
 
 
 class _Joined(torch.optim.Optimizer):

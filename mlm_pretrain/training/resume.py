@@ -29,7 +29,7 @@ FREE_KEYS = {
 # What a run keeps from its beginning, whatever the config says now.
 VOCABULARY = "the tokenizer"
 SHARDS = "the prepared shards"
-KEPT = {"training.bf16", "training.fp16"}
+KEPT = {"training.bf16", "training.fp16", "training.torch_compile"}
 
 
 @dataclass

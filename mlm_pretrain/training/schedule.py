@@ -62,8 +62,32 @@ def cosine(spent: float, warmup: float, min_lr_ratio: float = 0.0) -> float:
     return min_lr_ratio + (1.0 - min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
+@SCHEDULES.register("triangle")
+def triangle(spent: float, warmup: float, peak: float = 0.5) -> float:
+    """A line up to 1 at the share `peak` of the budget, and one down to 0 (one cycle, as in arXiv 2212.14034).
+
+    The way up is its warmup: `warmup_steps` changes nothing unless it is longer.
+    """
+    if not 0.0 < peak < 1.0:
+        raise UserError(f"lr_scheduler_kwargs.peak: {peak} isn't a share of the budget; give one between 0 and 1")
+    return min(spent / peak, (1.0 - spent) / (1.0 - peak))
+
+
 @SCHEDULES.register("warmup_stable_decay")
 def warmup_stable_decay(spent: float, warmup: float, decay_fraction: float = 0.2, min_lr_ratio: float = 0.0) -> float:
     """1 until the last `decay_fraction` of the budget, then 1 − √ of the share decayed (arXiv 2405.18392)."""
-    decayed = max(spent - (1.0 - decay_fraction), 0.0) / max(decay_fraction, 1e-9)
-    return min_lr_ratio + (1.0 - min_lr_ratio) * (1.0 - math.sqrt(min(decayed, 1.0)))
+    return _decayed((spent - (1.0 - decay_fraction)) / max(decay_fraction, 1e-9), min_lr_ratio)
+
+
+@SCHEDULES.register("decay")
+def decay(spent: float, warmup: float, min_lr_ratio: float = 0.0) -> float:
+    """1 − √ of the share spent after the warmup: the last part of `warmup_stable_decay` as a run of its own.
+
+    It anneals a checkpoint of a stable phase (`model.path`), on other text where wished. The optimizer's moments
+    begin anew there, so that a short warmup may stay.
+    """
+    return _decayed((spent - warmup) / max(1.0 - warmup, 1e-9), min_lr_ratio)
+
+
+def _decayed(share: float, min_lr_ratio: float) -> float:
+    return min_lr_ratio + (1.0 - min_lr_ratio) * (1.0 - math.sqrt(min(max(share, 0.0), 1.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from mlm_pretrain.stream.prepare import prepared_settings
 from mlm_pretrain.stream.prepared import prepared_folder, refuse_stale, shards_fingerprint
 from mlm_pretrain.text.mixture import fingerprint_corpus, source_names
 from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
+from mlm_pretrain.text.vocabulary import ordinary_token_ids
 from mlm_pretrain.training import checkpoint as checkpoints
-from mlm_pretrain.training.numerics import Numerics, seed_process, settle_numerics
+from mlm_pretrain.training.numerics import Numerics, seed_process, settle_numerics, settle_step
 from mlm_pretrain.training.optim import make_optimizer
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import VOCABULARY, Progress, identity, refuse_changes
+from mlm_pretrain.training.tuning import Probe
 
 
 class TrainingState:
@@ -56,25 +59,36 @@ class TrainingState:
             attention = state["numerics"]["attention"] if state else None
             model = type(model).from_pretrained(saved, dtype=torch.float32, attn_implementation=attention)
         old = Numerics(**state["numerics"]) if state else None
-        self.numerics, self.accelerator = settle_numerics(config, run, model, old, self.processes)
+        settled, self.accelerator = settle_numerics(config, run, model, old, self.processes)
         if config.stream.prepared:
-            settings = prepared_settings(config, self.numerics.packing, self.identity[VOCABULARY], self._corpus)
+            settings = prepared_settings(config, settled.packing, self.identity[VOCABULARY], self._corpus)
             refuse_stale(prepared_folder(config), settings)
-        seed_process(config.run.seed, self.processes.rank, self.progress.step)  # dropout, where a model has any
         if self.settings.gradient_checkpointing:
             model.activation_checkpointing_enable()
         self.model = model.to(self.accelerator.device).train()
         self.optimizer = make_optimizer(self.model, self.settings)
         if saved and state:
             checkpoints.restore_optimizer(saved, self.optimizer, state["optimizer"])
+        self.objective: Objective = OBJECTIVES[config.objective.name](config.objective, self.tokenizer, length)
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if state and state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.objective: Objective = OBJECTIVES[config.objective.name](config.objective, self.tokenizer, length)
+        self.numerics = self._settle_step(settled, old)
         self.forward = MaskedLogits(self.model, self.numerics.packing, call=self.prepared)
+        seed_process(config.run.seed, self.processes.rank, self.progress.step)  # dropout, where a model has any
         if saved:
             checkpoints.restore_random(saved, self.processes.rank)
             telemetry.say(f"going on from {saved} ({self.progress.tokens:,} tokens)")
+
+    def _settle_step(self, settled: Numerics, old: Numerics | None) -> Numerics:
+        """Find how a step is made fastest, or make it as before; the time that takes is part of the run's."""
+        started = time.monotonic()
+        length, ids = self.config.stream.sequence_length, ordinary_token_ids(self.tokenizer)
+        probe = Probe(self.model, self.objective, self.accelerator, ids, length, settled.packing)
+        numerics = settle_step(self.config, probe, settled, old, self.processes, self.progress)
+        probe.close()
+        self.progress.seconds += time.monotonic() - started
+        return numerics
 
     def _newest_checkpoint(self) -> Path | None:
         """What to go on from, found by rank zero for all; sets what the run is.

@@ -136,7 +136,8 @@ def test_the_number_of_pieces_is_bounded_for_any_corpus(tmp_path: Path) -> None:
     shards = cut_files(sorted(map(str, tmp_path.iterdir())), "text", "line", "utf-8")
     assert pieces.PIECES / 2 < len(shards) < 2 * pieces.PIECES
     assert [piece.file for shard in shards for piece in shard] == sorted(map(str, tmp_path.iterdir()))
-    assert [pieces.piece_size(10**power) for power in (3, 8, 12)] == [pieces.SMALLEST, 10**8 // pieces.PIECES, pieces.LARGEST]
+    middle = 10**8 // pieces.PIECES
+    assert [pieces.piece_size(10**power) for power in (3, 8, 12)] == [pieces.SMALLEST, middle, pieces.LARGEST]
 
 
 @pytest.mark.usefixtures("small")

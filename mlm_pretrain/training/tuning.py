@@ -1,0 +1,204 @@
+"""How a step is made fastest on this device: rows per forward pass and compilation, tried before the first step.
+
+Both are tried on made-up rows of the run's own shape, forward and backward, on the model itself; no weight is moved.
+What is found is recorded with the run's other numeric choices and kept when it is taken up again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedModel
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.errors import first_line
+from mlm_pretrain.models.masked_head import MaskedLogits, with_flat_labels
+from mlm_pretrain.objectives.base import Objective, Rows
+from mlm_pretrain.objectives.random import RowRandom
+from mlm_pretrain.training.loss import Batch, to_device
+
+LEAST_TOKENS, MOST_TOKENS = 1024, 65_536
+"""Of a forward pass: below, what a call costs by itself is felt; above, nothing gets faster."""
+CLEARLY_FASTER = 0.97
+"""The share of another time that a time must be below to be preferred: less is noise."""
+COMPILING_SECONDS = 30.0
+"""What compiling takes, about; known only when it is done."""
+LIKELY_GAIN = 0.2
+"""The share of the time that a compiled step saves, about; known only when it is tried."""
+
+
+class Probe:
+    """Forward and backward passes over made-up masked rows, full of random tokens; gradients are gone behind it.
+
+    Args:
+        ids: the token ids that may occur.
+        packing: as the run's.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        objective: Objective,
+        accelerator: Accelerator,
+        ids: np.ndarray,
+        length: int,
+        packing: bool,
+    ) -> None:
+        self.model = model
+        self.device = accelerator.device
+        self.length = length
+        self._objective = objective
+        self._accelerator = accelerator
+        self._ids = ids
+        # Not the wrapper of several processes: each tries by itself.
+        self._forward = MaskedLogits(model, packing)
+
+    def close(self) -> None:
+        self._forward.close()
+        self.model.zero_grad(set_to_none=True)
+
+    def seconds(self, rows: int, repeats: int = 2) -> float:
+        """Of a pass over so many rows: the fastest of several, behind one that is not timed."""
+        batch = self._rows(rows)
+        times = []
+        for _ in range(1 + repeats):
+            self._synchronize()
+            started = time.perf_counter()
+            with self._accelerator.autocast():
+                loss, count, _ = self._objective.loss(self._forward, to_device(batch, self.device))
+            (loss / count).backward()
+            self._synchronize()
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    def _rows(self, rows: int) -> Batch:
+        random = np.random.default_rng(0)
+        shape = (rows, self.length)
+        full = Rows(
+            input_ids=random.choice(self._ids, shape).astype(np.int64),
+            segment_ids=np.ones(shape, dtype=np.int32),
+            position_ids=np.tile(np.arange(self.length, dtype=np.int64), (rows, 1)),
+            source_ids=np.zeros(shape, dtype=np.int32),
+            index=np.arange(rows, dtype=np.int64),
+            step=0,
+        )
+        masked = self._objective.corrupt(full, RowRandom(0))
+        return with_flat_labels({name: torch.from_numpy(array) for name, array in masked.items()})
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def candidate_rows(share: int, length: int) -> list[int]:
+    """Rows per forward pass that are worth a try, ascending: powers of two, and a process's whole share of a step."""
+    powers = [2**power for power in range(share.bit_length()) if 2**power < share]
+    tried = [rows for rows in powers if LEAST_TOKENS <= rows * length <= MOST_TOKENS]
+    return [*tried, share] if share * length <= MOST_TOKENS else tried or [1]
+
+
+def fastest_rows(probe: Probe, share: int) -> int:
+    """The rows per forward pass that take the least time a row; sizes that memory has no room for are left out."""
+    candidates = candidate_rows(share, probe.length)
+    if len(candidates) == 1:
+        return candidates[0]
+    fastest, best = 1, float("inf")
+    for rows in candidates:
+        try:
+            seconds = probe.seconds(rows) / rows
+        except torch.OutOfMemoryError:
+            probe.model.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            break
+        if seconds < best * CLEARLY_FASTER:
+            fastest, best = rows, seconds
+    return fastest
+
+
+def is_worth_compiling(probe: Probe, rows: int, seconds_left: float) -> bool:
+    """Compile, where the run is long enough for that to pay, and see whether it is faster.
+
+    Args:
+        rows: per forward pass.
+        seconds_left: what the run has left, if it goes on uncompiled.
+    """
+    if LIKELY_GAIN * seconds_left < COMPILING_SECONDS:
+        return False
+    plain = probe.seconds(rows)
+    if not compile_layers(probe, rows):
+        return False
+    compiled = probe.seconds(rows)
+    faster = compiled < CLEARLY_FASTER * plain
+    telemetry.say(
+        f"torch.compile: a pass takes {compiled:.3f} s, {plain:.3f} s without it; it is {'on' if faster else 'off'}"
+    )
+    if not faster:
+        _forget_compiled(probe.model)
+    return faster
+
+
+def compile_layers(probe: Probe, rows: int) -> bool:
+    """Have the encoder's layers compiled, each by itself: they are alike, so that most of them cost nothing more.
+
+    What is around them (embeddings, head, loss) is small, and its shapes change with the number of masked tokens.
+
+    Returns:
+        Whether that went well; else a line says why not.
+    """
+    started = time.perf_counter()
+    try:
+        with _quiet():
+            for layer in repeated_layers(probe.model):
+                layer.compile(dynamic=False)
+            probe.seconds(rows, repeats=1)
+    except Exception as error:  # no C++ compiler, an unsupported operation: many classes
+        _forget_compiled(probe.model)
+        telemetry.warn(f"torch.compile: failed, the run goes on without it: {first_line(error)}")
+        return False
+    telemetry.say(f"torch.compile: took {time.perf_counter() - started:.0f} s")
+    return True
+
+
+def repeated_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of the encoder: what stands in the outermost lists of modules of one class."""
+    layers: list[nn.Module] = []
+    for child in model.children():
+        if isinstance(child, nn.ModuleList) and len({type(layer) for layer in child}) == 1:
+            layers += child
+        else:
+            layers += repeated_layers(child)
+    return layers
+
+
+def _forget_compiled(model: nn.Module) -> None:
+    for layer in repeated_layers(model):
+        layer._compiled_call_impl = None
+
+
+@contextlib.contextmanager
+def never_recompiled() -> Iterator[None]:
+    """Batches of other shapes than those that were compiled for go through the plain layers."""
+    with torch.compiler.set_stance("eager_on_recompile"):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The compiler's own warnings are for its developers."""
+    logger = logging.getLogger("torch._inductor")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
