@@ -18,6 +18,7 @@ examples:
   mlm-pretrain run configs/quickstart.yaml                  every stage, on the embedded default
   mlm-pretrain pretrain my.yaml training.budget.minutes=60  one stage, one key overridden
   accelerate launch -m mlm_pretrain pretrain my.yaml        the same on GPUs
+  mlm-pretrain plan my.yaml --gpus 8 --gpu h100-sxm         what it will cost, and what the budget buys
   mlm-pretrain finetune runs/my-run --task ner              where a run stands, its folder serves as CONFIG
   mlm-pretrain predict runs/my-run/tasks/ner texts.txt      one text a line in, one JSON object a line out
   mlm-pretrain push runs/my-run --dry-run                   what would be sent to the Hub
@@ -87,6 +88,27 @@ def run(arguments: argparse.Namespace) -> None:
 
     config = _config(arguments)
     print(f"\n{summary.summary(stages.run_all(config))}\n\n{_next_steps(arguments.config, config)}")
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """what the pretraining will cost and what its budget buys; of a finished run, beside what happened"""
+    import json
+
+    from mlm_pretrain import plan as plans
+    from mlm_pretrain.run import RunDirectory
+
+    config = _config(arguments)
+    made = plans.plan(config, arguments.gpu, arguments.gpus)
+    results = RunDirectory.of(config).read_results()
+    rows = []
+    if "pretraining" in results and not arguments.gpu:
+        rows = plans.compare(plans.plan(config, gpus=arguments.gpus, own_utilisation=False), results)
+    if arguments.json:
+        print(json.dumps(made.figures() | {"comparison": rows}, indent=2))
+        return
+    print(plans.describe(made))
+    if rows:
+        print(f"\n{plans.describe_comparison(rows)}")
 
 
 def config_show(arguments: argparse.Namespace) -> None:
@@ -162,6 +184,12 @@ def _parser() -> argparse.ArgumentParser:
     _takes_config(sub)
     sub.add_argument("--dry-run", action="store_true", help="list the files and their sizes, send nothing")
     sub.add_argument("--repo-id", metavar="ID", help="the encoder's repository, over publish.hub_model_id")
+    sub = _add(verbs, "plan", plan)
+    _takes_config(sub)
+    sub.add_argument("--gpu", metavar="NAME", help="plan for this GPU by its data sheet, as h100-sxm; by default here")
+    sub.add_argument("--gpus", metavar="N", type=_count, default=1, help="how many devices (default: 1)")
+    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+    sub.epilog = "example: mlm-pretrain plan my.yaml training.budget.minutes=60 --gpus 8 --gpu h100-sxm"
     show = verbs.add_parser("config", help="show the resolved config").add_subparsers(metavar="show", required=True)
     _takes_config(_add(show, "show", config_show))
     return parser
@@ -172,6 +200,12 @@ def _add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, 
     sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     sub.set_defaults(verb=verb)
     return sub
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of devices")
+    return int(text)
 
 
 def _takes_config(sub: argparse.ArgumentParser) -> None:

@@ -179,6 +179,23 @@ def test_config_show_resolves(config: Config, tmp_path: Path, capsys: pytest.Cap
     assert "weight_decay: 0.1" in capsys.readouterr().out
 
 
+def test_the_plan_of_a_finished_run_stands_beside_what_happened(
+    finished: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(RunDirectory.of(finished).root)
+    assert cli.main(["plan", root]) == 0
+    said = capsys.readouterr().out
+    assert "this run's own, over 8 steps" in said
+    assert "happened" in said
+    assert cli.main(["plan", root, "--json"]) == 0
+    assert {what for what, _, _ in json.loads(capsys.readouterr().out)["comparison"]} > {"steps", "tokens", "seconds"}
+    assert cli.main(["plan", root, "--json", "training.bf16=true", "--gpus", "8", "--gpu", "h100-sxm"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["machine"]["count"] == 8
+    assert figures["comparison"] == []
+    assert _run_cli(capsys, "plan", root, "--gpu", "h1")[0] == 2
+
+
 def test_a_refused_change_leaves_config_and_tokenizer_as_they_were(corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(corpus, tmp_path)
     run = RunDirectory.of(config)

@@ -16,6 +16,12 @@ from mlm_pretrain.errors import UserError
 
 Precision = Literal["no", "bf16", "fp16"]
 
+# (m, k, n) of the products A[m, k] · B[k, n] that are tried: squares, and typical ones of a step.
+PRODUCTS = {
+    "cpu": [*((size, size, size) for size in (512, 1024, 2048)), (4096, 384, 2048), (4096, 768, 3072)],
+    "cuda": [*((size, size, size) for size in (2048, 4096, 8192)), (32768, 768, 3072), (16384, 1024, 4096)],
+}
+
 
 def make_accelerator(settings: OptimizerSection, precision: Precision | None = None, **kwargs: object) -> Accelerator:
     """An Accelerator that leaves accumulation and the division of losses to `training.loss`.
@@ -82,6 +88,29 @@ def matmul_flops(dtype: torch.dtype, device: torch.device, size: int = 1024, rep
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
+
+
+def fastest_matmul(dtype: torch.dtype, device: torch.device, repeats: int = 4) -> float:
+    """FLOP per second of the fastest of some matrix products, square ones and those of encoders, measured now.
+
+    The denominator of model FLOPs utilisation: what this device does at best in this precision.
+    """
+    best = 0.0
+    for m, k, n in PRODUCTS["cuda" if device.type == "cuda" else "cpu"]:
+        left = torch.randn(m, k, device=device).to(dtype)
+        right = torch.randn(k, n, device=device).to(dtype)
+        for _ in range(repeats):
+            _wait(device)
+            started = time.perf_counter()
+            left @ right
+            _wait(device)
+            best = max(best, 2 * m * k * n / (time.perf_counter() - started))
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def describe_device(device: torch.device) -> str:
