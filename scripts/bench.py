@@ -2,6 +2,7 @@
 
     python scripts/bench.py throughput
     python scripts/bench.py order loader --minutes 5 --json figures.json
+    python scripts/bench.py time_to_loss --minutes 10
     python scripts/bench.py packing --data books/
 
 Each figure prints a table; `--json` writes flat keys `<figure>.<name>` beside the machine's description. A figure
@@ -30,7 +31,19 @@ from mlm_pretrain.training.device import describe_device
 Figure = Callable[[float, Path, Path | None], dict[str, float]]
 """(minutes, an empty folder, the user's text) → numbers."""
 
-FIGURES = ("throughput", "order", "resume", "loader", "memory", "packing")
+FIGURES = (
+    "throughput",
+    "time_to_loss",
+    "short_documents",
+    "mfu",
+    "processes",
+    "scaling",
+    "order",
+    "resume",
+    "loader",
+    "memory",
+    "packing",
+)
 """Each is the function of its name in the module of its name in `figures/`."""
 
 
@@ -59,7 +72,7 @@ def machine() -> dict[str, str]:
 
 
 def main() -> None:
-    summaries = "\n".join(f"  {name:<12}{(load_figure(name).__doc__ or '').splitlines()[0]}" for name in FIGURES)
+    summaries = "\n".join(f"  {name:<17}{(load_figure(name).__doc__ or '').splitlines()[0]}" for name in FIGURES)
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"figures:\n{summaries}", formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mlm_pretrain.models.packed_attention import model_inputs
+from mlm_pretrain.models.packed_attention import document_starts, model_inputs
 
 
 class MaskedLogits:
     """Calls a model on a masked batch: batch → logits [N, V] at its N label positions, row by row.
 
     The label positions are `label_positions` where a batch has them, [B, k] within the rows (static shapes) or flat
-    (`with_flat_labels`), else those whose `labels` [B, L] are not -100.
+    (`with_places`), else those whose `labels` [B, L] are not -100.
 
     Args:
         model: the model itself; the hook is on it until `close`.
@@ -57,14 +57,16 @@ class MaskedLogits:
         return output
 
 
-def with_flat_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with its `label_positions` and `label_ids` as flat tensors, int64 [N].
+def with_places(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with what depends on its data in number: `label_positions` and `label_ids`, flat, int64 [N], and
+    `document_starts`.
 
-    To be called on the CPU: how many labels there are is data, and looking for them on a device would wait for it.
+    To be called on the CPU: a device would have to be waited for.
     """
     positions = label_positions(batch)
     ids = batch["label_ids"].reshape(-1) if "label_ids" in batch else batch["labels"].reshape(-1)[positions]
-    return {**batch, "label_positions": positions, "label_ids": ids}
+    starts = document_starts(batch["segment_ids"])
+    return {**batch, "label_positions": positions, "label_ids": ids, "document_starts": starts}
 
 
 def label_positions(batch: dict[str, Tensor]) -> Tensor:

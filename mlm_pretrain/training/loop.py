@@ -12,7 +12,7 @@ import torch
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.masked_head import MaskedLogits, with_flat_labels
+from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
 from mlm_pretrain.text.mixture import source_names
@@ -173,7 +173,7 @@ class Pretraining(TrainingState):
         set_learning_rate(self.optimizer, learning_rate)
         size = self.numerics.micro_batch
         micro_batches: list[Batch] = [
-            with_flat_labels({name: tensor[start : start + size] for name, tensor in batch.tensors.items()})
+            with_places({name: tensor[start : start + size] for name, tensor in batch.tensors.items()})
             for start in range(0, len(batch.rows), size)
         ]
         loss = backward_global_batch(

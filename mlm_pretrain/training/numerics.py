@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.packed_attention import supports_packing
+from mlm_pretrain.models.packed_attention import describe_attention, supports_packing, use_document_attention
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training.device import Precision, describe_device, make_accelerator, settle_precision
@@ -63,16 +63,19 @@ def settle_numerics(
         raise UserError(f"training.report_to: {error}") from None
     assert accelerator.num_processes == processes.world_size
     device = accelerator.device
+    packing = old.packing if old else supports_packing(model)
+    if packing and not old and not config.model.attn_implementation:
+        half = accelerator.mixed_precision != "no"
+        use_document_attention(model.to(device), device, config.stream.sequence_length, half)
     new = Numerics(
         precision=accelerator.mixed_precision,
-        packing=old.packing if old else supports_packing(model),
+        packing=packing,
         attention=model.config._attn_implementation,
         device=describe_device(device),
         threads=torch.get_num_threads(),
         processes=processes.world_size,
     )
-    if not old and not new.packing:
-        telemetry.say(f"{model.config.model_type}: takes no packed rows; each document has a row of its own")
+    telemetry.say(f"attention: {describe_attention(model, device, packing)}")
     return new, accelerator
 
 

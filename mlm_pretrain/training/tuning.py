@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.errors import first_line
-from mlm_pretrain.models.masked_head import MaskedLogits, with_flat_labels
+from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.objectives.base import Objective, Rows
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.training.loss import Batch, to_device
@@ -91,7 +91,7 @@ class Probe:
             step=0,
         )
         masked = self._objective.corrupt(full, RowRandom(0))
-        return with_flat_labels({name: torch.from_numpy(array) for name, array in masked.items()})
+        return with_places({name: torch.from_numpy(array) for name, array in masked.items()})
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

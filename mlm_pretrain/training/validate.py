@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import ObjectiveConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.masked_head import with_places
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.stream.loader import rows_of
@@ -72,7 +73,7 @@ class HeldOutSet:
             part = self._rows[start : start + size]
             rows = collate(part, self._sequence_length, self._pad_id, range(start, start + len(part)), step=0)
             masked = self._objective.corrupt(rows, RowRandom(MASK_SEED))
-            yield {name: torch.from_numpy(array) for name, array in masked.items()}
+            yield with_places({name: torch.from_numpy(array) for name, array in masked.items()})
 
 
 @torch.inference_mode()

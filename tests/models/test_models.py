@@ -28,14 +28,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "electra": {**TINY, "embedding_size": 32},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48},
     "albert": {**TINY, "embedding_size": 16},
+    "eurobert": {**TINY, "num_key_value_heads": 1},
     "deberta-v2": {**TINY, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
 }
-PACKED = ("modernbert", "bert", "roberta", "electra")
+PACKED = ("modernbert", "bert", "roberta", "electra", "eurobert")
 
 
-def tiny(name: str, tokenizer: PreTrainedTokenizerFast, attention: str | None = None) -> PreTrainedModel:
+def tiny(
+    name: str, tokenizer: PreTrainedTokenizerFast, attention: str | None = None, length: int = 40
+) -> PreTrainedModel:
     settings = ModelConfig(model_type=name, config=ARCHITECTURES[name], attn_implementation=attention)
-    return build_model(settings, tokenizer, 40).eval()
+    return build_model(settings, tokenizer, length).eval()
 
 
 def rows_of(documents: list[list[int]], tokenizer: PreTrainedTokenizerFast, length: int, packing: bool = True) -> Rows:

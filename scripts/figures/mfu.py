@@ -1,0 +1,63 @@
+"""How much of the machine's arithmetic pretraining uses."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import torch
+
+from figures.common import fresh, load
+from figures.trainer import OurSpeed, our_speed, reference_config, train_tokenizer
+from mlm_pretrain.config import Config
+from mlm_pretrain.models.build import make_model_config
+from mlm_pretrain.models.flops import count_flops, meta_model
+from mlm_pretrain.training.device import fastest_matmul
+
+ROUNDS = 3
+
+
+def mfu(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+    """Model FLOPs utilisation of our loop: its FLOP/s by that of the fastest matrix product (PaLM, arXiv 2204.02311).
+
+    mfu = real tokens a second × FLOPs per token ÷ FLOP/s of the fastest of a fixed list of matrix products (squares and
+    the shapes of encoders: `PRODUCTS` of `mlm_pretrain/training/device.py`), in the precision that the run has taken.
+    Reference setting as in `throughput`, our defaults with AdamW. FLOPs per token are those of
+    `mlm_pretrain/models/flops.py`: the matrix products of forward and backward, attention over whole rows, the head at
+    masked positions only; nothing for what is computed twice, for padding, or for the optimizer.
+    Products before, between and after three runs, all in new processes: the median of the speeds, the fastest product.
+    The clock leaves out each run's first five steps.
+    """
+    config = reference_config(folder, data)
+    tokenizer = train_tokenizer(config)
+    flops = fresh(flops_per_token, config, tokenizer)
+    speeds: list[OurSpeed] = []
+    rates: list[dict[str, float]] = [fresh(_rates)]
+    for _ in range(ROUNDS):
+        speeds.append(fresh(our_speed, config, tokenizer, 60 * minutes / ROUNDS))
+        rates.append(fresh(_rates))
+    precision = speeds[0].precision
+    best = max(rate[precision] for rate in rates)
+    tokens = statistics.median(speed.tokens_per_second for speed in speeds)
+    return {
+        "mfu": tokens * flops / best,
+        "tokens_per_s": tokens,
+        "flops_per_token": flops,
+        "matmul_flops": best,
+        "bf16": float(precision == "bf16"),
+        "compiled": float(speeds[0].compiled),
+    }
+
+
+def flops_per_token(config: Config, tokenizer: Path) -> float:
+    """Of training, with as many labels a row as the mask rate gives on average."""
+    length, rate = config.stream.sequence_length, config.objective.mlm_probability
+    assert isinstance(rate, float), "the rate is constant here"
+    model = meta_model(make_model_config(config.model, load(tokenizer), length))
+    return count_flops(model, length, round(rate * length)).training
+
+
+def _rates() -> dict[str, float]:
+    """FLOP/s of the fastest product, by precision."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {name: fastest_matmul(dtype, device) for name, dtype in (("no", torch.float32), ("bf16", torch.bfloat16))}

@@ -1,0 +1,106 @@
+"""What the comparison with Trainer rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from mlm_pretrain.errors import UserError
+
+
+def test_the_stopwatch_leaves_out_the_warmup_and_the_step_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    from figures import clocks
+
+    now = [0.0]
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: now[0])
+    stopwatch = clocks.Stopwatch(seconds=10.0)
+    for step in range(100):
+        # The warm-up steps are slow, and have other tokens.
+        stopwatch.tick(torch.tensor(1000 if step < clocks.WARMUP_STEPS else 50))
+        if stopwatch.is_over():
+            break
+        now[0] += 60.0 if step < clocks.WARMUP_STEPS else 2.5
+    assert stopwatch.timed_steps == 4
+    assert stopwatch.tokens_per_second() == 50 / 2.5
+
+
+def test_a_stopwatch_that_was_not_run_out_says_so() -> None:
+    from figures.clocks import Stopwatch
+
+    stopwatch = Stopwatch(seconds=0.0)
+    stopwatch.tick(1)
+    with pytest.raises(UserError, match="after 1 steps"):
+        stopwatch.tokens_per_second()
+
+
+def test_the_deadline_ends_where_half_a_step_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from figures import clocks
+
+    now = [100.0]
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: now[0])
+    deadline = clocks.Deadline(seconds=10.0, began=100.0)
+    now[0] += 3.0  # set-up
+    steps = 0
+    while not deadline.is_over():
+        deadline.tick(1)
+        now[0] += 2.0
+        steps += 1
+    assert steps == 3
+
+
+def test_rows_are_the_documents_end_to_end(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    from figures.trainer import filled_rows
+
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["Return the sum of all values.", "Raise an error.", "A list of numbers, or none."] * 20
+    whole = [token for text in texts for token in tokenizer(text)["input_ids"]]
+    rows = filled_rows(tmp_path, texts, length=16)
+    assert rows.shape == (len(whole) // 16, 16)
+    assert rows.flatten().tolist() == whole[: rows.size]
+    assert (filled_rows(tmp_path, texts, length=16, count=3) == rows[:3]).all()
+
+
+@pytest.mark.parametrize("enough", [0.0, 0.2, 0.3, 0.6, 0.9])
+def test_the_least_share_is_found_in_few_runs(enough: float) -> None:
+    from figures.time_to_loss import SHARES, least_share
+
+    tried: list[float] = []
+
+    def reaches(share: float) -> bool:
+        tried.append(share)
+        return share >= enough
+
+    expected = next((share for share in SHARES if share >= enough), 1.0)
+    assert least_share(reaches, SHARES) == expected
+    assert tried[0] == 1 / 3
+    assert len(tried) <= 3
+
+
+def test_the_longest_documents_have_the_median() -> None:
+    from figures.short_documents import longest
+
+    lengths = [5, 40, 12, 29, 33, 7, 31]
+    assert [lengths[place] for place in longest(lengths, 30)] == [40, 12, 29, 33, 31]
+    assert longest([50, 60, 70], 30) == [0, 1, 2]
+    assert longest([10, 20], 30) == [1]
+
+
+def test_ratios_are_of_the_same_round_and_to_the_best() -> None:
+    from figures.trainer import in_turn, median_ratio
+
+    speeds = in_turn({"ours": iter([4.0, 9.0, 30.0]).__next__, "a": iter([2.0, 1.0, 5.0]).__next__}, rounds=3)
+    assert speeds == {"ours": [4.0, 9.0, 30.0], "a": [2.0, 1.0, 5.0]}
+    assert median_ratio(speeds["ours"], speeds["a"]) == 6.0
+    assert median_ratio(speeds["ours"], speeds["a"], [4.0, 3.0, 15.0]) == 2.0
+
+
+def test_every_figure_is_there_and_says_what_it_is() -> None:
+    import bench
+
+    for name in bench.FIGURES:
+        figure = bench.load_figure(name)
+        assert figure.__name__ == name
+        assert figure.__doc__
