@@ -29,7 +29,7 @@ from figures.trainer import (
     tuned_peer,
 )
 from mlm_pretrain.config import Config
-from mlm_pretrain.models.masked_head import MaskedLogits, with_flat_labels
+from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.objectives.base import OBJECTIVES
 from mlm_pretrain.stream.loader import global_batches
@@ -118,7 +118,7 @@ class _Stream(IterableDataset):
     def __iter__(self) -> Any:
         for batch in global_batches(*self._arguments, **self._keys):
             # As our loop does, so that no device is waited for.
-            yield with_flat_labels(batch.tensors)
+            yield with_places(batch.tensors)
 
 
 def _trainer_on_our_batches(config: Config, tokenizer: Path, seconds: float) -> float:
