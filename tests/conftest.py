@@ -78,6 +78,7 @@ def tiny_config(corpus: Path, folder: Path, **sections: Any) -> Config:
                 "intermediate_size": 48,
                 "local_attention": 16,
             },
+            "attn_implementation": "sdpa",  # of two runs, each would take what it finds to be faster
         },
         "training": {
             "budget": {"steps": 8},

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mlm_pretrain.models import document_attention
+from mlm_pretrain.models import document_attention, product_attention
 from mlm_pretrain.models.build import first_position
 
 LONGEST_MASKED_ROW = 512
@@ -98,13 +98,25 @@ def use_document_attention(model: PreTrainedModel, device: torch.device, length:
     return model.config._attn_implementation == document_attention.NAME
 
 
+def candidate_attentions(model: PreTrainedModel, device: torch.device) -> list[str]:
+    """What a model that takes packed rows may use in place of its own attention, that first: what is faster depends
+    on the machine. All give the same logits."""
+    own = model.config._attn_implementation
+    if device.type != "cpu" or own != "sdpa":
+        return [own]
+    isolated = _tried(model, product_attention.NAME)
+    model.set_attn_implementation(own)
+    return [own, product_attention.NAME] if isolated else [own]
+
+
 def describe_attention(model: PreTrainedModel, device: torch.device, packing: bool) -> str:
     """The path in use, in words."""
     own = model.config._attn_implementation
     if not packing:
         return f"{own}; {model.config.model_type} takes no packed rows, so that each document has a row of its own"
     if own != document_attention.NAME:
-        return f"{own} with a mask over the row"
+        kind = "plain matrix products" if own == product_attention.NAME else own
+        return f"{kind}, with a mask over the row"
     kernel = document_attention.can_use_kernel(device, torch.bfloat16, 0.0)
     return f"within documents, {'by the variable-length flash kernel' if kernel else 'by length'}"
 

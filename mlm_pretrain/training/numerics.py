@@ -20,7 +20,7 @@ from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training.device import Precision, describe_device, make_accelerator, settle_precision
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
-from mlm_pretrain.training.tuning import Probe, compile_layers, fastest_rows, is_worth_compiling
+from mlm_pretrain.training.tuning import Probe, compile_layers, fastest_attention, fastest_rows, is_worth_compiling
 
 
 @dataclass
@@ -75,7 +75,6 @@ def settle_numerics(
         threads=torch.get_num_threads(),
         processes=processes.world_size,
     )
-    telemetry.say(f"attention: {describe_attention(model, device, packing)}")
     return new, accelerator
 
 
@@ -87,7 +86,7 @@ def settle_step(
     processes: Processes,
     progress: Progress,
 ) -> Numerics:
-    """The numeric choices completed by how a step is made: rows per forward pass, and whether layers are compiled.
+    """The numeric choices completed by how a step is made: attention, rows per forward pass, compiled layers.
 
     Args:
         chosen: what `settle_numerics` has given.
@@ -98,7 +97,10 @@ def settle_step(
     share = -(-settings.global_batch_size // processes.world_size)
     rows = settings.per_device_train_batch_size or (old.micro_batch if old else 0)
     compiled = old.compiled if old else settings.torch_compile is True
+    attention = chosen.attention
     if processes.rank == 0:  # so that all have the same
+        if not old and not config.model.attn_implementation:
+            attention = fastest_attention(probe, share)
         rows = min(rows, share) if rows else fastest_rows(probe, share)
         if not old and settings.torch_compile == "auto":
             per_step = probe.seconds(rows, repeats=1) * share / rows
@@ -107,10 +109,12 @@ def settle_step(
             compiled = is_worth_compiling(probe, rows, left)
         elif compiled:
             compiled = compile_layers(probe, rows)
-    rows, compiled = processes.broadcast((rows, compiled))
-    if compiled and processes.rank:
-        compiled = compile_layers(probe, rows)
-    settled = replace(chosen, micro_batch=rows, compiled=compiled)
+    attention, rows, compiled = processes.broadcast((attention, rows, compiled))
+    if processes.rank:
+        probe.model.set_attn_implementation(attention)
+        compiled = compiled and compile_layers(probe, rows)
+    telemetry.say(f"attention: {describe_attention(probe.model, probe.device, chosen.packing)}")
+    settled = replace(chosen, attention=attention, micro_batch=rows, compiled=compiled)
     if old:
         warn_of_changes(old, settled)
     return settled

@@ -1,7 +1,9 @@
-"""How a step is made fastest on this device: rows per forward pass and compilation, tried before the first step.
+"""How a step is made fastest on this device: the attention's implementation, rows per forward pass, and compilation.
 
-Both are tried on made-up rows of the run's own shape, forward and backward, on the model itself; no weight is moved.
-What is found is recorded with the run's other numeric choices and kept when it is taken up again.
+They are tried before the first step on made-up rows of the run's own shape, forward and backward, on the model
+itself; no weight is moved. What is found is recorded with the run's other numeric choices and kept when it is taken up
+again. Two runs may find differently, and then differ in their last bits: `model.attn_implementation`,
+`training.per_device_train_batch_size` and `training.torch_compile` settle it beforehand.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ from transformers import PreTrainedModel
 from mlm_pretrain import telemetry
 from mlm_pretrain.errors import first_line
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
+from mlm_pretrain.models.packed_attention import candidate_attentions
 from mlm_pretrain.objectives.base import Objective, Rows
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.training.loss import Batch, to_device
 
 LEAST_TOKENS, MOST_TOKENS = 1024, 65_536
 """Of a forward pass: below, what a call costs by itself is felt; above, nothing gets faster."""
+TRIED_TOKENS = 4096
+"""Of a forward pass in which attention implementations are compared."""
 CLEARLY_FASTER = 0.97
 """The share of another time that a time must be below to be preferred: less is noise."""
 COMPILING_SECONDS = 30.0
@@ -57,6 +62,7 @@ class Probe:
         self.length = length
         self._objective = objective
         self._accelerator = accelerator
+        self.packing = packing
         self._ids = ids
         # Not the wrapper of several processes: each tries by itself.
         self._forward = MaskedLogits(model, packing)
@@ -96,6 +102,19 @@ class Probe:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def fastest_attention(probe: Probe, share: int) -> str:
+    """Of the attention implementations that give the same logits, the one that takes the least time; it is set."""
+    candidates = candidate_attentions(probe.model, probe.device) if probe.packing else []
+    rows = min(share, max(TRIED_TOKENS // probe.length, 1))
+    times: dict[str, float] = {}
+    for name in candidates if len(candidates) > 1 else []:
+        probe.model.set_attn_implementation(name)
+        times[name] = probe.seconds(rows)
+    if times:
+        probe.model.set_attn_implementation(min(times, key=lambda name: times[name]))
+    return probe.model.config._attn_implementation
 
 
 def candidate_rows(share: int, length: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Attention within documents gives what a mask over the row gives."""
+"""The attention implementations that are registered here give what the model's own gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from mlm_pretrain.config import ObjectiveConfig
-from mlm_pretrain.models import packed_attention
+from mlm_pretrain.models import packed_attention, product_attention
 from mlm_pretrain.models.document_attention import NAME, Documents, Groups
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.models.packed_attention import document_starts, use_document_attention
@@ -31,9 +31,10 @@ def batch_of(tokenizer: PreTrainedTokenizerFast, sizes: tuple[int, ...]) -> dict
     return with_places({name: torch.from_numpy(array) for name, array in masked.items()})
 
 
+@pytest.mark.parametrize("attention", [NAME, product_attention.NAME])
 @pytest.mark.parametrize("name", PACKED)
-def test_loss_and_gradients_are_those_under_a_mask(
-    name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+def test_loss_and_gradients_are_those_of_the_models_own_attention(
+    name: str, attention: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_attention, "LONGEST_MASKED_ROW", 8)
     model = tiny(name, tokenizer, length=LENGTH)
@@ -50,8 +51,12 @@ def test_loss_and_gradients_are_those_under_a_mask(
 
     assert packed_attention.supports_packing(model)
     loss, gradients = step()
-    assert use_document_attention(model, CPU, LENGTH, half=False)
-    assert own != model.config._attn_implementation == NAME
+    if attention == NAME:
+        assert use_document_attention(model, CPU, LENGTH, half=False)
+    else:
+        assert packed_attention.candidate_attentions(model, CPU) == [own, attention]
+        model.set_attn_implementation(attention)
+    assert own != model.config._attn_implementation == attention
     again, others = step()
     torch.testing.assert_close(again, loss, rtol=1e-5, atol=0)
     assert gradients.keys() == others.keys()

@@ -15,7 +15,7 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory, file_digest
 from mlm_pretrain.telemetry import MetricsLog
 from mlm_pretrain.training.loop import Pretraining
-from mlm_pretrain.training.tuning import Probe, candidate_rows, fastest_rows, repeated_layers
+from mlm_pretrain.training.tuning import Probe, candidate_rows, fastest_attention, fastest_rows, repeated_layers
 from tests.conftest import tiny_config
 
 
@@ -96,6 +96,29 @@ def test_the_fastest_size_that_fits_in_memory_is_taken() -> None:
     assert taken(lambda rows: rows + (rows > 16)) == 8
     assert taken(out_of_memory) == 8
     assert taken(lambda rows: rows * (1 - 0.0005 * rows)) == 8  # not for a gain that is noise
+
+
+@pytest.mark.parametrize("faster", ["sdpa", "product"])
+def test_the_faster_attention_is_taken_and_kept(
+    faster: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(probe: Probe, rows: int) -> float:
+        return 1.0 if probe.model.config._attn_implementation == faster else 2.0
+
+    free = {**tiny_config(corpus, tmp_path).model.model_dump(), "attn_implementation": None}
+    config = tiny_config(corpus, tmp_path, model=free)
+    stages.train_tokenizer(config)
+    state = Pretraining(config, RunDirectory.of(config))
+    probe = Probe(state.model, state.objective, state.accelerator, torch.arange(10, 20).numpy(), 48, packing=True)
+    monkeypatch.setattr(Probe, "seconds", seconds)
+    assert fastest_attention(probe, 8) == state.model.config._attn_implementation == faster
+    monkeypatch.undo()
+    state.numerics.attention = faster
+    state.train()
+    for file in state.run.checkpoint(8).iterdir():
+        file.unlink()
+    resumed = Pretraining(config, state.run)
+    assert resumed.numerics.attention == resumed.model.config._attn_implementation == faster
 
 
 def test_probing_moves_no_weight(corpus: Path, tmp_path: Path) -> None:
