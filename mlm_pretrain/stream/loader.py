@@ -9,31 +9,25 @@ place of the batch that was trained on last.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
-import multiprocessing
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from mlm_pretrain.config import Config, TextConfig
-from mlm_pretrain.errors import UserError, first_line
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import Objective
 from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.stream import forked
 from mlm_pretrain.stream.opening import open_lanes
 from mlm_pretrain.stream.pack import Row, Segmenter, collate, pack
 from mlm_pretrain.stream.shuffle import Lane, State
+from mlm_pretrain.stream.workers import side_by_side
 from mlm_pretrain.text.mixture import source_names
 
 PREFETCH = 8
@@ -58,69 +52,42 @@ class GlobalBatch:
     last), `dropped` (by reason)."""
 
 
-class _Batches(IterableDataset):
-    """A worker's share of the batches; each item is one step's."""
-
-    def __init__(
-        self,
-        config: Config,
-        tokenizer: PreTrainedTokenizerBase,
-        objective: Objective,
-        packing: bool,
-        state: State | None,
-        step: int,
-        lanes: list[int],
-    ) -> None:
-        super().__init__()
-        self._config = config
-        self._tokenizer = tokenizer
-        self._objective = objective
-        self._packing = packing
-        self._state = state
-        self._step = step
-        self._lanes = lanes
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        if worker is not None:
-            forked.settle()
-        lanes = self._lanes[worker.id :: worker.num_workers] if worker else self._lanes
-        try:
-            yield from self._batches(lanes)
-        except UserError as error:
-            # An exception from a worker would arrive wrapped in the worker's traceback.
-            yield {"error": str(error)}
-
-    def _batches(self, lanes: list[int]) -> Iterator[dict[str, Any]]:
-        config = self._config
-        of, size, length = config.stream.lanes, config.training.global_batch_size, config.stream.sequence_length
-        streams = open_lanes(config, self._tokenizer, self._packing, [Lane(number, of) for number in lanes])
-        if self._state is not None:
-            for number, stream in zip(lanes, streams, strict=True):
-                stream.restore(self._state[str(number)])
+def _share(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    objective: Objective,
+    packing: bool,
+    state: dict[str, State] | None,
+    step: int,
+    lanes: list[int],
+) -> Iterator[dict[str, Any]]:
+    """What some lanes give to the batches from `step` on."""
+    of, size, length = config.stream.lanes, config.training.global_batch_size, config.stream.sequence_length
+    streams = open_lanes(config, tokenizer, packing, [Lane(number, of) for number in lanes])
+    for number, stream in zip(lanes, streams, strict=True):
+        if state is None:
+            stream.read_ahead()
         else:
-            for stream in streams:
-                stream.read_ahead()
-        names = source_names(config.text)
-        random = RowRandom(config.run.seed)
-        pad_id = int(self._tokenizer.pad_token_id)
-        step = self._step
-        while True:
-            taken: dict[int, Row | None] = {}
-            for number, stream in zip(lanes, streams, strict=True):
-                numbers = range(step * size + (number - step * size) % of, (step + 1) * size, of)
-                taken |= zip(numbers, stream.take(len(numbers)), strict=True)
-            index = sorted(taken)
-            rows = collate([taken[number] for number in index], length, pad_id, index, step)
-            counts = merge_counts(dict(zip(names, stream.counts(), strict=True)) for stream in streams)
-            yield {
-                "arrays": self._objective.corrupt(rows, random),
-                "rows": rows.index,
-                "tokens": sum(row.tokens for row in taken.values() if row),
-                "lanes": {str(number): stream.state() for number, stream in zip(lanes, streams, strict=True)},
-                "counts": counts,
-            }
-            step += 1
+            stream.restore(state[str(number)])
+    names = source_names(config.text)
+    random = RowRandom(config.run.seed)
+    pad_id = int(tokenizer.pad_token_id)
+    while True:
+        taken: dict[int, Row | None] = {}
+        for number, stream in zip(lanes, streams, strict=True):
+            numbers = range(step * size + (number - step * size) % of, (step + 1) * size, of)
+            taken |= zip(numbers, stream.take(len(numbers)), strict=True)
+        index = sorted(taken)
+        rows = collate([taken[number] for number in index], length, pad_id, index, step)
+        counts = merge_counts(dict(zip(names, stream.counts(), strict=True)) for stream in streams)
+        yield {
+            "arrays": objective.corrupt(rows, random),
+            "rows": rows.index,
+            "tokens": sum(row.tokens for row in taken.values() if row),
+            "lanes": {str(number): stream.state() for number, stream in zip(lanes, streams, strict=True)},
+            "counts": counts,
+        }
+        step += 1
 
 
 def global_batches(
@@ -149,60 +116,12 @@ def global_batches(
     """
     lanes = _lanes_of(config, rank, world_size)
     workers = min(num_workers, len(lanes))
-    loader = DataLoader(
-        _Batches(config, tokenizer, objective, packing, state, step, lanes),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        multiprocessing_context="fork" if workers else None,
-        # Arrays go from a worker to its parent as bytes; tensors would need shared memory, of which containers have
-        # little, and a connection of its own each, which takes longer than the bytes.
-        collate_fn=_unchanged,
-        # A loader draws a seed for its workers: not from the generator that dropout draws from.
-        generator=torch.Generator(),
-    )
-    with _started(loader) as items:
-        while True:
-            try:
-                # A loader takes an item of each worker in turn.
-                parts = [next(items) for _ in range(max(workers, 1))]
-            except (RuntimeError, OSError, EOFError) as error:
-                # What a worker raises itself comes as "Caught … in DataLoader worker process"; all else is its death,
-                # in the words of queues and sockets.
-                if not workers or str(error).startswith("Caught"):
-                    raise
-                raise UserError(f"a loader worker was killed ({first_line(error)}); is there memory for it?") from None
-            for part in parts:
-                if "error" in part:
-                    raise UserError(part["error"])
-            yield _joined(parts)
-
-
-@contextlib.contextmanager
-def _started(loader: DataLoader) -> Iterator[Iterator[dict[str, Any]]]:
-    """The items of a loader, whose workers are gone behind this, and behind the end of Python, whatever happens.
-
-    They hear no signal (`forked.settle`), so asking them, as Python does when it ends, would not do.
-    """
-    others = set(multiprocessing.active_children())
-    items = iter(loader)
-    if threading.current_thread() is threading.main_thread():
-        # Torch would raise the death of a worker out of a signal, wherever this process is at that moment, a save
-        # included. It tells of it as well where the next item is asked for.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    kill = functools.partial(_kill, set(multiprocessing.active_children()) - others)
-    atexit.register(kill)
-    try:
-        yield items
-    finally:
-        with contextlib.suppress(AttributeError):  # Python is ending, and has called it already
-            kill()
-        atexit.unregister(kill)
-
-
-def _kill(workers: set[BaseProcess]) -> None:
-    for worker in workers:
-        worker.kill()
+    share = functools.partial(_share, config, tokenizer, objective, packing, state, step)
+    makes = [functools.partial(share, lanes[worker::workers]) for worker in range(workers)]
+    parts = side_by_side(makes, PREFETCH) if workers else ([part] for part in share(lanes))
+    with contextlib.closing(parts):
+        for each in parts:
+            yield _joined(each)
 
 
 def _lanes_of(config: Config, rank: int, world_size: int) -> list[int]:
@@ -224,10 +143,6 @@ def _lanes_of(config: Config, rank: int, world_size: int) -> list[int]:
 
 def _is_finite(text: TextConfig) -> bool:
     return text.stopping_strategy is not None or all(source.max_epochs for source in text.sources)
-
-
-def _unchanged(item: dict[str, Any]) -> dict[str, Any]:
-    return item
 
 
 def _joined(parts: list[dict[str, Any]]) -> GlobalBatch:

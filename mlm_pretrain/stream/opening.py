@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from mlm_pretrain import telemetry
@@ -24,14 +23,17 @@ PACKING_BUFFER = 4_000_000
 
 
 def open_lanes(
-    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, lanes: Iterable[Lane]
+    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, lanes: Sequence[Lane]
 ) -> list[LaneRows]:
     """The rows of some lanes of a run, from their beginning.
 
     Raises:
         UserError: a source or the prepared shards can't be read.
     """
-    open_source_rows = _open_prepared(config) if config.stream.prepared else _open_text(config, tokenizer, packing)
+    # Of all processes and workers, the one that has this lane warns.
+    warns = any(lane.number == 0 for lane in lanes)
+    prepared = config.stream.prepared
+    open_source_rows = _open_prepared(config) if prepared else _open_text(config, tokenizer, packing, warns)
     sources = range(len(config.text.sources))
     return [
         LaneRows([open_source_rows(Origin(config.run.seed, number, lane)) for number in sources], config.text)
@@ -39,11 +41,14 @@ def open_lanes(
     ]
 
 
-def _open_text(config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool) -> Callable[[Origin], RowSource]:
+def _open_text(
+    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, warns: bool
+) -> Callable[[Origin], RowSource]:
     length = config.stream.sequence_length
     segmenter = Segmenter(tokenizer, length)
     datasets = [open_source(source) for source in config.text.sources]
-    _warn_of_few_pieces(config, [dataset.num_shards for dataset in datasets])
+    if warns:
+        _warn_of_few_pieces(config, [dataset.num_shards for dataset in datasets])
 
     def open_source_rows(origin: Origin) -> RowSource:
         documents = DocumentReader(
@@ -68,9 +73,6 @@ def _warn_of_cost(name: str, pieces: int, lanes: int) -> None:
 
 
 def _warn_of_few_pieces(config: Config, pieces: list[int]) -> None:
-    worker = get_worker_info()
-    if worker is not None and worker.id:
-        return
     for name, source, count in zip(source_names(config.text), config.text.sources, pieces, strict=True):
         # What is small costs little either way.
         small = source.source == "files" and sum(Path(file).stat().st_size for file in find_files(source.path)) < 2e7

@@ -94,7 +94,7 @@ class RowReader:
         self._epoch = self._part = self._row = 0
         self._parts: list[Part] = []
         self._piece: datasets.IterableDataset | None = None
-        self._rows: Iterator[dict[str, list[Any]]] | None = None
+        self._rows: Iterator[dict[str, Any]] | None = None
         self.go({"epoch": 0, "part": 0, "row": 0, "reader": None})
 
     def next(self) -> dict[str, Any] | None:
@@ -108,7 +108,7 @@ class RowReader:
                 mine = self._row % part.of == part.first
                 self._row += 1
                 if mine:
-                    return {name: values[0] for name, values in row.items()}
+                    return row
             self._part, self._row, self._rows = self._part + 1, 0, None
         self.go({"epoch": self._epoch + 1, "part": 0, "row": 0, "reader": None})
         return None
@@ -140,8 +140,7 @@ class RowReader:
         self._piece = self._dataset.shard(num_shards=self._dataset.num_shards, index=part.piece)
         if state is not None:
             self._piece.load_state_dict(state)
-        # Not `iter(piece)`: inside a loader's worker that would be this worker's share of the piece, by its own rule.
-        self._rows = self._piece.iter(batch_size=1)
+        self._rows = iter(self._piece)
 
 
 class _Window:

@@ -69,12 +69,12 @@ def time_to_loss(minutes: float, folder: Path, data: Path | None) -> dict[str, f
     peer = tuned_peer(config, precision_here(config), **PEER)
     _, step_seconds = fresh(trainer_speed, peer, tokenizer, rows, min(0.1 * seconds, 60.0))
     steps = max(int(seconds / step_seconds), 1)
-    ours = {1.0: fresh(_our_loss, config, seconds)}
+    ours = {1.0: fresh(our_loss, config, seconds)["loss"]}
     trainer, schedule = fresh(_trainer_loss, config, peer, rows, seconds, steps)
 
     def reaches(share: float) -> bool:
         if share not in ours:
-            ours[share] = fresh(_our_loss, config, share * seconds)
+            ours[share] = fresh(our_loss, config, share * seconds)["loss"]
             telemetry.say(f"ours after {share:.2f} of the time: {ours[share]:.4f} (trainer: {trainer:.4f})")
         return ours[share] <= trainer
 
@@ -106,8 +106,8 @@ def _training_texts(config: Config, data: Path | None) -> list[str]:
 # -- each in a process of its own --------------------------------------------------------------------------------
 
 
-def _our_loss(config: Config, seconds: float) -> float:
-    """Train for so many seconds, and score."""
+def our_loss(config: Config, seconds: float) -> dict[str, float]:
+    """Train for so many seconds, and score; `loss`, and the `steps` and `tokens` that were made."""
     common = RunDirectory.of(config)
     deadline = Deadline(seconds)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -121,7 +121,8 @@ def _our_loss(config: Config, seconds: float) -> float:
         pretraining.settings = training.model_copy(update={"budget": left})
         pretraining.train()
         pretraining.export()
-        return _loss(run.model, config)
+        progress = pretraining.progress
+        return {"loss": _loss(run.model, config), "steps": progress.step, "tokens": progress.tokens}
 
 
 def _trainer_loss(config: Config, peer: Peer, rows: Any, seconds: float, steps: int) -> tuple[float, float]:

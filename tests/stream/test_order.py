@@ -73,7 +73,6 @@ def uninterrupted(
 Uninterrupted = tuple[Config, list[str], list[dict[str, Any]]]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 @pytest.mark.parametrize(("processes", "workers"), [(1, 1), (1, 2), (1, 4), (2, 0), (2, 2), (3, 0), (4, 1), (8, 0)])
 def test_processes_and_workers_make_the_same_batches_and_states(
     uninterrupted: Uninterrupted, tokenizer: PreTrainedTokenizerFast, processes: int, workers: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -76,6 +76,7 @@ def test_long_documents_are_cut_and_not_truncated(tokenizer: PreTrainedTokenizer
 
 @given(st.lists(st.text(max_size=60), max_size=8))
 def test_segments_are_what_the_tokenizer_says(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> None:
+    assume(not any(special in text for text in texts for special in tokenizer.all_special_tokens))  # see below
     expected = [
         tokenizer(text)["input_ids"] for text in texts if tokenizer(text, add_special_tokens=False)["input_ids"]
     ]
