@@ -103,7 +103,7 @@ def settle_step(
             attention = fastest_attention(probe, share)
         rows = min(rows, share) if rows else fastest_rows(probe, share)
         if not old and settings.torch_compile == "auto":
-            per_step = probe.seconds(rows, repeats=1) * share / rows
+            per_step = probe.seconds(rows) * share / rows
             step_tokens = settings.global_batch_size * config.stream.sequence_length
             left = budgets.seconds_left(settings.budget, progress, per_step, step_tokens)
             compiled = is_worth_compiling(probe, rows, left)

@@ -9,10 +9,11 @@ again. Two runs may find differently, and then differ in their last bits: `model
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -30,11 +31,14 @@ from mlm_pretrain.training.loss import Batch, to_device
 
 LEAST_TOKENS, MOST_TOKENS = 1024, 65_536
 """Of a forward pass: below, what a call costs by itself is felt; above, nothing gets faster."""
-TRIED_TOKENS = 4096
+TRIED_TOKENS = 2048
 """Of a forward pass in which attention implementations are compared."""
+ROUNDS = 4
+ROUNDS_SECONDS = 8.0
+"""A comparison that has taken so long has no further round."""
 CLEARLY_FASTER = 0.97
 """The share of another time that a time must be below to be preferred: less is noise."""
-COMPILING_SECONDS = 30.0
+COMPILING_SECONDS = 20.0
 """What compiling takes, about; known only when it is done."""
 LIKELY_GAIN = 0.2
 """The share of the time that a compiled step saves, about; known only when it is tried."""
@@ -71,19 +75,16 @@ class Probe:
         self._forward.close()
         self.model.zero_grad(set_to_none=True)
 
-    def seconds(self, rows: int, repeats: int = 2) -> float:
-        """Of a pass over so many rows: the fastest of several, behind one that is not timed."""
+    def seconds(self, rows: int) -> float:
+        """Of one pass over so many rows."""
         batch = self._rows(rows)
-        times = []
-        for _ in range(1 + repeats):
-            self._synchronize()
-            started = time.perf_counter()
-            with self._accelerator.autocast():
-                loss, count, _ = self._objective.loss(self._forward, to_device(batch, self.device))
-            (loss / count).backward()
-            self._synchronize()
-            times.append(time.perf_counter() - started)
-        return min(times[1:])
+        self._synchronize()
+        started = time.perf_counter()
+        with self._accelerator.autocast():
+            loss, count, _ = self._objective.loss(self._forward, to_device(batch, self.device))
+        (loss / count).backward()
+        self._synchronize()
+        return time.perf_counter() - started
 
     def _rows(self, rows: int) -> Batch:
         random = np.random.default_rng(0)
@@ -104,16 +105,29 @@ class Probe:
             torch.cuda.synchronize(self.device)
 
 
+def compare(trials: Sequence[Callable[[], float]]) -> list[float]:
+    """The least seconds that each trial takes in several rounds, in turn: what else the machine does, it does to all.
+    Each is tried once before."""
+    for trial in trials:
+        trial()
+    began, times = time.perf_counter(), [[trial() for trial in trials]]
+    while len(times) < ROUNDS and time.perf_counter() - began < ROUNDS_SECONDS:
+        times.append([trial() for trial in trials])
+    return [min(each) for each in zip(*times, strict=True)]
+
+
 def fastest_attention(probe: Probe, share: int) -> str:
     """Of the attention implementations that give the same logits, the one that takes the least time; it is set."""
     candidates = candidate_attentions(probe.model, probe.device) if probe.packing else []
     rows = min(share, max(TRIED_TOKENS // probe.length, 1))
-    times: dict[str, float] = {}
-    for name in candidates if len(candidates) > 1 else []:
+
+    def trial(name: str) -> float:
         probe.model.set_attn_implementation(name)
-        times[name] = probe.seconds(rows)
-    if times:
-        probe.model.set_attn_implementation(min(times, key=lambda name: times[name]))
+        return probe.seconds(rows)
+
+    if len(candidates) > 1:
+        times = compare([functools.partial(trial, name) for name in candidates])
+        probe.model.set_attn_implementation(candidates[times.index(min(times))])
     return probe.model.config._attn_implementation
 
 
@@ -125,21 +139,29 @@ def candidate_rows(share: int, length: int) -> list[int]:
 
 
 def fastest_rows(probe: Probe, share: int) -> int:
-    """The rows per forward pass that take the least time a row; sizes that memory has no room for are left out."""
+    """The rows per forward pass that take the least time a row; of those, the most. Sizes that memory has no room for
+    are left out, and such as take too long to be tried."""
+    fitting: list[int] = []
     candidates = candidate_rows(share, probe.length)
-    if len(candidates) == 1:
-        return candidates[0]
-    fastest, best = 1, float("inf")
-    for rows in candidates:
+    for rows in candidates if len(candidates) > 1 else []:
         try:
-            seconds = probe.seconds(rows) / rows
+            seconds = probe.seconds(rows)
         except torch.OutOfMemoryError:
             probe.model.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             break
-        if seconds < best * CLEARLY_FASTER:
-            fastest, best = rows, seconds
-    return fastest
+        fitting.append(rows)
+        if seconds > ROUNDS_SECONDS / 2:
+            break
+    if len(fitting) < 2:
+        return (fitting or candidates)[0]
+
+    def trial(rows: int) -> float:
+        return probe.seconds(rows) / rows
+
+    times = compare([functools.partial(trial, rows) for rows in fitting])
+    enough = min(times) / CLEARLY_FASTER
+    return max(rows for rows, seconds in zip(fitting, times, strict=True) if seconds <= enough)
 
 
 def is_worth_compiling(probe: Probe, rows: int, seconds_left: float) -> bool:
@@ -149,12 +171,14 @@ def is_worth_compiling(probe: Probe, rows: int, seconds_left: float) -> bool:
         rows: per forward pass.
         seconds_left: what the run has left, if it goes on uncompiled.
     """
-    if LIKELY_GAIN * seconds_left < COMPILING_SECONDS:
+    if LIKELY_GAIN * seconds_left < COMPILING_SECONDS or not compile_layers(probe, rows):
         return False
-    plain = probe.seconds(rows)
-    if not compile_layers(probe, rows):
-        return False
-    compiled = probe.seconds(rows)
+
+    def plain_pass() -> float:
+        with torch.compiler.set_stance("force_eager"):
+            return probe.seconds(rows)
+
+    plain, compiled = compare([plain_pass, lambda: probe.seconds(rows)])
     faster = compiled < CLEARLY_FASTER * plain
     telemetry.say(
         f"torch.compile: a pass takes {compiled:.3f} s, {plain:.3f} s without it; it is {'on' if faster else 'off'}"
@@ -177,7 +201,8 @@ def compile_layers(probe: Probe, rows: int) -> bool:
         with _quiet():
             for layer in repeated_layers(probe.model):
                 layer.compile(dynamic=False)
-            probe.seconds(rows, repeats=1)
+            probe.seconds(rows)
+            probe.seconds(rows)  # with gradients to add to
     except Exception as error:  # no C++ compiler, an unsupported operation: many classes
         _forget_compiled(probe.model)
         telemetry.warn(f"torch.compile: failed, the run goes on without it: {first_line(error)}")

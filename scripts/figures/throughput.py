@@ -61,7 +61,8 @@ def throughput(minutes: float, folder: Path, data: Path | None) -> dict[str, flo
     rows = filled_rows(tokenizer, repeated(read_texts(data), ROWS * length * 8), length, ROWS)
     tuned = tuned_peer(config, precision_here(config))
     whole = {"per_device_train_batch_size": config.training.global_batch_size}
-    plain = reference_config(folder, data, model=BERT, training={**PLAIN, **whole})
+    equal = {**BERT, "attn_implementation": "sdpa"}  # Trainer's
+    plain = reference_config(folder, data, model=equal, training={**PLAIN, **whole})
     seconds = 60 * minutes / (ROUNDS * 5)
     ours: list[OurSpeed] = []
 
