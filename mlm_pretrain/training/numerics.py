@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -81,6 +82,7 @@ def settle_numerics(
 def settle_step(
     config: Config,
     probe: Probe,
+    attentions: Sequence[str],
     chosen: Numerics,
     old: Numerics | None,
     processes: Processes,
@@ -89,6 +91,7 @@ def settle_step(
     """The numeric choices completed by how a step is made: attention, rows per forward pass, compiled layers.
 
     Args:
+        attentions: what the model may use, where that is open.
         chosen: what `settle_numerics` has given.
         old: those that the run was begun with; they are kept where they can be, and what differs here is said.
         progress: how far the run is.
@@ -99,8 +102,7 @@ def settle_step(
     compiled = old.compiled if old else settings.torch_compile is True
     attention = chosen.attention
     if processes.rank == 0:  # so that all have the same
-        if not old and not config.model.attn_implementation:
-            attention = fastest_attention(probe, share)
+        attention = fastest_attention(probe, attentions, share)
         rows = min(rows, share) if rows else fastest_rows(probe, share)
         if not old and settings.torch_compile == "auto":
             per_step = probe.seconds(rows) * share / rows

@@ -14,6 +14,7 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.masked_head import MaskedLogits
+from mlm_pretrain.models.packed_attention import candidate_attentions
 from mlm_pretrain.objectives.base import OBJECTIVES, Objective
 from mlm_pretrain.run import RunDirectory, write_folder
 from mlm_pretrain.stream.loader import GlobalBatch, merge_counts
@@ -70,22 +71,25 @@ class TrainingState:
         if saved and state:
             checkpoints.restore_optimizer(saved, self.optimizer, state["optimizer"])
         self.objective: Objective = OBJECTIVES[config.objective.name](config.objective, self.tokenizer, length)
+        # Told now: Accelerate is about to wrap the model, and in bf16 nothing has the same logits.
+        is_open = settled.packing and not old and not config.model.attn_implementation
+        attentions = candidate_attentions(self.model, self.accelerator.device) if is_open else []
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if state and state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.numerics = self._settle_step(settled, old)
+        self.numerics = self._settle_step(attentions, settled, old)
         self.forward = MaskedLogits(self.model, self.numerics.packing, call=self.prepared)
         seed_process(config.run.seed, self.processes.rank, self.progress.step)  # dropout, where a model has any
         if saved:
             checkpoints.restore_random(saved, self.processes.rank)
             telemetry.say(f"going on from {saved} ({self.progress.tokens:,} tokens)")
 
-    def _settle_step(self, settled: Numerics, old: Numerics | None) -> Numerics:
+    def _settle_step(self, attentions: list[str], settled: Numerics, old: Numerics | None) -> Numerics:
         """Find how a step is made fastest, or make it as before; the time that takes is part of the run's."""
         started = time.monotonic()
         length, ids = self.config.stream.sequence_length, ordinary_token_ids(self.tokenizer)
         probe = Probe(self.model, self.objective, self.accelerator, ids, length, settled.packing)
-        numerics = settle_step(self.config, probe, settled, old, self.processes, self.progress)
+        numerics = settle_step(self.config, probe, attentions, settled, old, self.processes, self.progress)
         probe.close()
         self.progress.seconds += time.monotonic() - started
         return numerics

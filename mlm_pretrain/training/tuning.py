@@ -24,7 +24,6 @@ from transformers import PreTrainedModel
 from mlm_pretrain import telemetry
 from mlm_pretrain.errors import first_line
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
-from mlm_pretrain.models.packed_attention import candidate_attentions
 from mlm_pretrain.objectives.base import Objective, Rows
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.training.loss import Batch, to_device
@@ -66,7 +65,6 @@ class Probe:
         self.length = length
         self._objective = objective
         self._accelerator = accelerator
-        self.packing = packing
         self._ids = ids
         # Not the wrapper of several processes: each tries by itself.
         self._forward = MaskedLogits(model, packing)
@@ -116,9 +114,8 @@ def compare(trials: Sequence[Callable[[], float]]) -> list[float]:
     return [min(each) for each in zip(*times, strict=True)]
 
 
-def fastest_attention(probe: Probe, share: int) -> str:
+def fastest_attention(probe: Probe, candidates: Sequence[str], share: int) -> str:
     """Of the attention implementations that give the same logits, the one that takes the least time; it is set."""
-    candidates = candidate_attentions(probe.model, probe.device) if probe.packing else []
     rows = min(share, max(TRIED_TOKENS // probe.length, 1))
 
     def trial(name: str) -> float:

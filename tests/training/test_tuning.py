@@ -112,7 +112,7 @@ def test_the_faster_attention_is_taken_and_kept(
     state = Pretraining(config, RunDirectory.of(config))
     probe = Probe(state.model, state.objective, state.accelerator, torch.arange(10, 20).numpy(), 48, packing=True)
     monkeypatch.setattr(Probe, "seconds", seconds)
-    assert fastest_attention(probe, 8) == state.model.config._attn_implementation == faster
+    assert fastest_attention(probe, ["sdpa", "product"], 8) == state.model.config._attn_implementation == faster
     monkeypatch.undo()
     state.numerics.attention = faster
     state.train()
@@ -120,6 +120,21 @@ def test_the_faster_attention_is_taken_and_kept(
         file.unlink()
     resumed = Pretraining(config, state.run)
     assert resumed.numerics.attention == resumed.model.config._attn_implementation == faster
+
+
+def test_attention_is_open_in_half_precision_too(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def taken(probe: Probe, candidates: list[str], share: int) -> str:
+        seen.append(candidates)
+        return "sdpa"
+
+    monkeypatch.setattr("mlm_pretrain.training.numerics.fastest_attention", taken)
+    free = {**tiny_config(corpus, tmp_path).model.model_dump(), "attn_implementation": None}
+    config = tiny_config(corpus, tmp_path, model=free, training={"bf16": True})
+    stages.train_tokenizer(config)
+    Pretraining(config, RunDirectory.of(config))
+    assert seen == [["sdpa", "product"]]
 
 
 def test_probing_moves_no_weight(corpus: Path, tmp_path: Path) -> None:
