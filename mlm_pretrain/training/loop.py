@@ -27,6 +27,7 @@ from mlm_pretrain.training.records import Records
 from mlm_pretrain.training.schedule import learning_rate_at
 from mlm_pretrain.training.state import TrainingState
 from mlm_pretrain.training.tuning import never_recompiled
+from mlm_pretrain.training.utilisation import Utilisation
 from mlm_pretrain.training.validate import HeldOutSet, held_out_pass
 
 OnBatch = Callable[[int, GlobalBatch], None]
@@ -93,7 +94,8 @@ class Pretraining(TrainingState):
             self.processes,
             scaled=self.accelerator.scaler is not None,
         )
-        self._records = Records(log, self.accelerator, self.processes, self._guard)
+        self._utilisation = Utilisation(config, self.model, self.numerics)
+        self._records = Records(log, self.accelerator, self.processes, self._guard, self._utilisation)
         self._held_out: HeldOutSet | None = None
         if self.settings.eval_steps:
             self._held_out = self._open_held_out()  # at once, so that missing text is told at the start
@@ -243,6 +245,11 @@ class Pretraining(TrainingState):
     def _clock(self) -> float:
         """Seconds of training, over all parts of the run."""
         return self._seconds_before + time.monotonic() - self._began
+
+    def figures(self) -> dict[str, Any]:
+        figures = super().figures()
+        mfu = self._utilisation.of(figures["tokens_per_second"], figures["seconds"])
+        return figures if mfu is None else figures | {"mfu": round(mfu, 4)}
 
     def stop_if_asked(self) -> None:
         """

@@ -81,7 +81,7 @@ def this_machine(settings: OptimizerSection, count: int, precision: Precision | 
     if precision == "fp16" and device.type == "cpu":
         precision = "no"  # as a run does that goes on there
     dtypes = dict.fromkeys((torch.float32, torch.bfloat16, DTYPES[precision]))
-    rates = {str(dtype).removeprefix("torch."): _measured_once(dtype, device) for dtype in dtypes}
+    rates = {str(dtype).removeprefix("torch."): measured_once(dtype, device) for dtype in dtypes}
     rate = rates[str(DTYPES[precision]).removeprefix("torch.")]
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
@@ -91,5 +91,5 @@ def this_machine(settings: OptimizerSection, count: int, precision: Precision | 
 
 
 @functools.cache
-def _measured_once(dtype: torch.dtype, device: torch.device) -> float:
+def measured_once(dtype: torch.dtype, device: torch.device) -> float:
     return fastest_matmul(dtype, device)

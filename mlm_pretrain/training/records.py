@@ -18,6 +18,7 @@ from mlm_pretrain.stream.loader import merge_counts
 from mlm_pretrain.training.bad_loss import Guard, StepDone
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
+from mlm_pretrain.training.utilisation import Utilisation
 
 Counts = dict[str, dict[str, Any]]
 
@@ -27,13 +28,22 @@ class Records:
 
     Args:
         guard: raises where a step's loss is bad.
+        utilisation: of the devices.
     """
 
-    def __init__(self, log: telemetry.MetricsLog, accelerator: Accelerator, processes: Processes, guard: Guard) -> None:
+    def __init__(
+        self,
+        log: telemetry.MetricsLog,
+        accelerator: Accelerator,
+        processes: Processes,
+        guard: Guard,
+        utilisation: Utilisation,
+    ) -> None:
         self._log = log
         self._accelerator = accelerator
         self._processes = processes
         self._guard = guard
+        self._utilisation = utilisation
         self.step_seconds = 0.0
         """Seconds a step, over the steps since the last record."""
         self._begin()
@@ -77,8 +87,12 @@ class Records:
             UserError: a loss or gradient was bad.
         """
         figures = self._read(counts)
+        mfu = (
+            self._utilisation.of(figures["tokens_per_second"], progress.seconds) if self._processes.rank == 0 else None
+        )
         record = {
             **figures,
+            **({"mfu": round(mfu, 4)} if mfu is not None else {}),
             "learning_rate": learning_rate,
             "tokens": progress.tokens,
             "seconds": round(progress.seconds, 3),
