@@ -101,7 +101,7 @@ class Records:
         self.note(progress.step, record)
         loss = f"loss {figures['loss']:.3f}, " if "loss" in figures else ""
         bar.set_postfix_str(
-            f"step {progress.step:,}, {loss}{figures['tokens_per_second']:,.0f} tokens/s", refresh=False
+            f"step {progress.step:,}, {loss}{speed:,.0f} tokens/s", refresh=False
         )
 
     def note(self, step: int, record: dict[str, Any]) -> None:
