@@ -87,9 +87,8 @@ class Records:
             UserError: a loss or gradient was bad.
         """
         figures = self._read(counts)
-        mfu = (
-            self._utilisation.of(figures["tokens_per_second"], progress.seconds) if self._processes.rank == 0 else None
-        )
+        speed = figures["tokens_per_second"]
+        mfu = self._utilisation.of(speed, progress.seconds) if self._processes.rank == 0 else None
         record = {
             **figures,
             **({"mfu": round(mfu, 4)} if mfu is not None else {}),
@@ -100,9 +99,7 @@ class Records:
         }
         self.note(progress.step, record)
         loss = f"loss {figures['loss']:.3f}, " if "loss" in figures else ""
-        bar.set_postfix_str(
-            f"step {progress.step:,}, {loss}{speed:,.0f} tokens/s", refresh=False
-        )
+        bar.set_postfix_str(f"step {progress.step:,}, {loss}{speed:,.0f} tokens/s", refresh=False)
 
     def note(self, step: int, record: dict[str, Any]) -> None:
         """Write a record as it is; trackers get its numbers."""
