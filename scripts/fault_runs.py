@@ -40,6 +40,7 @@ CONFIG: dict[str, Any] = {
         "attn_implementation": "sdpa",
     },
     "training": {
+        "torch_compile": False,
         "budget": {"steps": STEPS},
         "global_batch_size": 8,
         "bf16": False,

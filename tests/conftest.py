@@ -85,6 +85,7 @@ def tiny_config(corpus: Path, folder: Path, **sections: Any) -> Config:
             "global_batch_size": 8,
             "learning_rate": 3e-3,
             "bf16": False,
+            "torch_compile": False,
             "logging_steps": 1,
             "save_steps": 4,
         },
