@@ -20,7 +20,8 @@ than a row, and put together by best fit where they are shorter. A chunk ends wi
 for the next, so it is a pure function of the place where it begins.
 
 **State.** A lane's state is therefore the place where the chunk in hand begins, and how many of its rows are taken: a
-few hundred bytes of JSON for each source. Every batch carries the state behind it, so readers may be far ahead.
+few hundred bytes of JSON for each source. Every batch carries the state behind it, so readers may be far ahead: in
+threads of their process, and in loader workers (`workers.py`), each with some of the lanes.
 
 **Mixing.** Each source of a lane makes rows of its own, and the next row comes from the source that is furthest behind
 its weight, in tokens.
