@@ -9,6 +9,7 @@ memory is counted once, as is usual for model FLOPs utilisation (PaLM, arXiv 220
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -72,7 +73,9 @@ def meta_model(config: PreTrainedConfig, attention: str | None = "eager") -> Pre
     """
     try:
         with torch.device("meta"):
-            model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+            # A copy: transformers sets the attention of the config that it is given, and a live model may own it.
+            own = copy.deepcopy(config)
+            model = AutoModelForMaskedLM.from_config(own, dtype=torch.float32, attn_implementation=attention)
     except (ValueError, TypeError, ZeroDivisionError, ImportError) as error:
         raise UserError(f"model.config: {config.model_type}: {first_line(error)}") from None
     return model.train()

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import ModelConfig, OptimizerSection
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models import product_attention
 from mlm_pretrain.models.build import build_model, make_model_config, preset_names
 from mlm_pretrain.models.flops import (
     count_flops,
@@ -129,3 +130,10 @@ def test_an_optimizers_state_is_as_large_as_it_really_gets(optim: str, tokenizer
     tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     assert counted == sum(tensor.nbytes for tensor in tensors)
     assert (flops > 0) == (optim == "muon")
+
+
+def test_counting_leaves_a_live_model_as_it_is(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = build_model(ModelConfig(model_type="bert", config=TINY), tokenizer, 40)
+    model.set_attn_implementation(product_attention.NAME)
+    count_flops(meta_model(model.config), 40, 6)
+    assert model.config._attn_implementation == product_attention.NAME
