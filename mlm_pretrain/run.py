@@ -56,7 +56,7 @@ def held(lock: Path, what: str) -> Iterator[None]:
 
 
 def _let_go() -> None:
-    """A loader's worker that outlives its killed parent for some seconds may not hold the parent's locks."""
+    """A forked process that outlives its killed parent for some seconds may not hold the parent's locks."""
     for handle in _HELD.values():
         handle.close()
     _HELD.clear()

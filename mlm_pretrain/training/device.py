@@ -80,12 +80,10 @@ def matmul_flops(dtype: torch.dtype, device: torch.device, size: int = 1024, rep
     left = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
     for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait(device)
         started = time.perf_counter()
         left @ left
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait(device)
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 
