@@ -166,6 +166,16 @@ class Ramp(Section):
     steps: Positive
 
 
+def _begins_at_zero(stages: dict[int, int]) -> dict[int, int]:
+    if not stages or min(stages) != 0:
+        raise ValueError("stages begin with that of step 0, as in {0: 8, 500: 32}")
+    return dict(sorted(stages.items()))
+
+
+Stages = Annotated[dict[Annotated[int, Field(ge=0)], Positive], AfterValidator(_begins_at_zero)]
+"""A whole number that changes at certain optimizer steps: {step from which it holds: value}."""
+
+
 class ObjectiveConfig(Section):
     name: str = "mlm"
     mlm_probability: Annotated[float, Field(gt=0.0, le=1.0)] | Ramp = 0.15
@@ -236,6 +246,8 @@ class OptimizerSection(Section):
     """What pretraining and fine-tuning both set about their optimizer; names as in `TrainingArguments`."""
 
     optim: str = "adamw"
+    optim_args: dict[str, Any] = {}
+    """Further arguments of the optimizer, as `{ns_steps: 3}` for muon; for muon they go to its matrices' part."""
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
@@ -261,8 +273,8 @@ class OptimizerSection(Section):
 
 class TrainingConfig(OptimizerSection):
     budget: Budget = Budget(steps=1000)
-    global_batch_size: Positive = 256
-    """Rows per optimizer step, over all processes and accumulation."""
+    global_batch_size: Positive | Stages = 256
+    """Rows per optimizer step, over all processes and accumulation; `{0: 8, 500: 32}`: 32 from step 500 on."""
     per_device_train_batch_size: Positive | None = None
     """Rows per forward pass; by default so many as are fastest, tried before the first step."""
     torch_compile: bool | Literal["auto"] = "auto"

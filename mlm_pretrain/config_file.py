@@ -111,8 +111,11 @@ def _list_index(items: list[Any], part: str, override: str) -> int:
 def _explain(error: ValidationError) -> str:
     """The first problem in one line: key, what was given, what is allowed, nearest known name."""
     problems = error.errors()
-    # A union reports each failed member: an unknown key, then the deepest place, says most.
-    first = max(problems, key=lambda problem: (problem["type"] == "extra_forbidden", len(problem["loc"])))
+    # A union reports each failed member: an unknown key, what we check ourselves, then the deepest place says most.
+    own = ("value_error", "extra_forbidden")
+    first = max(
+        problems, key=lambda problem: (problem["type"] in own and own.index(problem["type"]) + 1, len(problem["loc"]))
+    )
     location, section = _place(first["loc"])
     key = ".".join(location)
     if first["type"] == "extra_forbidden":
@@ -152,4 +155,13 @@ def _place(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel]]:
 
 
 def _is_union_label(part: str) -> bool:
-    return "[" in part or part in {"float", "int", "str", "bool", "Ramp", "literal", "constrained-float"}
+    return "[" in part or part in {
+        "float",
+        "int",
+        "str",
+        "bool",
+        "Ramp",
+        "literal",
+        "constrained-float",
+        "constrained-int",
+    }

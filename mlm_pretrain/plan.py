@@ -22,6 +22,7 @@ from mlm_pretrain.errors import UserError, first_line
 from mlm_pretrain.models import flops as counting
 from mlm_pretrain.models.build import make_model_config
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.text.extent import Extent, bytes_per_token, extents
 from mlm_pretrain.text.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from mlm_pretrain.training.checkpoint import read_state, recorded_identity
@@ -86,12 +87,15 @@ def plan(config: Config, gpu: str | None = None, gpus: int = 1, own_utilisation:
     labels = max(1, math.floor((rate.end if isinstance(rate, Ramp) else rate) * length + 1e-9))
     model = counting.meta_model(architecture)
     flops = counting.count_flops(model, length, labels)
-    rows = math.ceil(settings.global_batch_size / gpus)
+    batch_size = BatchSize(settings.global_batch_size)
+    rows = math.ceil(batch_size.sizes[-1] / gpus)
     own = trained if own_utilisation and trained and _is_of(trained, machine) else None
     chosen = settings.per_device_train_batch_size or (own or {}).get("micro_batch")
     micro_batch = max(1, min(chosen or MICRO_BATCH_TOKENS[machine.kind] // length, rows))
     memory, optimizer_flops = _memory(config, architecture, machine, micro_batch, labels)
-    per_step = float(settings.global_batch_size * length)
+    # How many steps tokens or minutes come to is not known yet; most of them have the rows of the last stage.
+    steps = settings.budget.steps
+    per_step = (batch_size.mean(steps) if steps else float(batch_size.last)) * length
     # Each device takes the optimizer's whole step.
     work = {"encoder": flops.encoder * per_step, "head": flops.head * per_step, "optimizer": optimizer_flops * gpus}
     if settings.gradient_checkpointing:

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, metavar="PATH", help="your own text files")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="one JSON line a run")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     telemetry.quiet_libraries()
     if arguments.settings:
         sweep(arguments.settings, arguments.minutes, arguments.seeds, arguments.data, arguments.out)

@@ -34,6 +34,7 @@ def test_every_config_file_is_valid_and_resolves_to_itself(path: Path, tmp_path:
         ("training: {learning_rate: fast}", "training.learning_rate: Input should be a valid number"),
         ("training: {budget: {steps: 1, minutes: 1}}", "training.budget: give exactly one of steps, tokens, minutes"),
         ("objective: {mlm_probability: {start: 0.3, end: 0.1, step: 4}}", "did you mean 'steps'?"),
+        ("training: {global_batch_size: {5: 8}}", "stages begin with that of step 0"),
         ("objective: {mlm_probability: 1.5}", "objective.mlm_probability"),
         ("objective: {masking: span, mask_count: exact}", "mask_count: exact goes with masking: token only"),
         ("text: {sources: [{path: x}]}", "text.sources.0.source: this key is needed and missing"),

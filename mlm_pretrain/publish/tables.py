@@ -6,6 +6,7 @@ import re
 
 from mlm_pretrain.config import OptimizerSection, Ramp
 from mlm_pretrain.publish.facts import CardFacts, Scores, TaskFacts
+from mlm_pretrain.stream.batch_size import BatchSize
 
 Row = tuple[str, ...]
 
@@ -74,7 +75,7 @@ def recipe_rows(facts: CardFacts) -> list[Row]:
             f"mask {objective.mask_replace_prob:.0%}, random {objective.random_replace_prob:.0%}, kept {kept:.0%}",
         ),
         ("Sequence length", f"{config.stream.sequence_length:,} tokens"),
-        ("Batch size", f"{training.global_batch_size:,} sequences"),
+        ("Batch size", str(BatchSize(training.global_batch_size))),
         ("Budget", budget),
         ("Steps taken", number(done.steps)) if done else None,
         ("Tokens seen", number(done.tokens)) if done else None,

@@ -24,6 +24,7 @@ from mlm_pretrain.config import Config, TextConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import Objective
 from mlm_pretrain.objectives.random import RowRandom
+from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.stream.opening import open_lanes
 from mlm_pretrain.stream.pack import Row, Segmenter, collate, pack
 from mlm_pretrain.stream.shuffle import Lane, State
@@ -62,7 +63,8 @@ def _share(
     lanes: list[int],
 ) -> Iterator[dict[str, Any]]:
     """What some lanes give to the batches from `step` on."""
-    of, size, length = config.stream.lanes, config.training.global_batch_size, config.stream.sequence_length
+    of, length = config.stream.lanes, config.stream.sequence_length
+    size = BatchSize(config.training.global_batch_size)
     streams = open_lanes(config, tokenizer, packing, [Lane(number, of) for number in lanes])
     for number, stream in zip(lanes, streams, strict=True):
         if state is None:
@@ -75,7 +77,8 @@ def _share(
     while True:
         taken: dict[int, Row | None] = {}
         for number, stream in zip(lanes, streams, strict=True):
-            numbers = range(step * size + (number - step * size) % of, (step + 1) * size, of)
+            first, end = size.rows_before(step), size.rows_before(step + 1)
+            numbers = range(first + (number - first) % of, end, of)
             taken |= zip(numbers, stream.take(len(numbers)), strict=True)
         index = sorted(taken)
         rows = collate([taken[number] for number in index], length, pad_id, index, step)
@@ -125,7 +128,7 @@ def global_batches(
 
 
 def _lanes_of(config: Config, rank: int, world_size: int) -> list[int]:
-    lanes, rows = config.stream.lanes, config.training.global_batch_size
+    lanes, rows = config.stream.lanes, BatchSize(config.training.global_batch_size).sizes[0]
     if world_size > lanes:
         raise UserError(f"stream.lanes: {lanes} lanes are too few for {world_size} processes; give each one at least")
     # Where the lanes don't divide evenly, some process has no row among so few of the order.

@@ -12,6 +12,7 @@ from torch import Tensor
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TrainingConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.training.loss import GlobalLoss
 from mlm_pretrain.training.processes import Processes
 
@@ -52,7 +53,7 @@ class Guard:
         scaled: bool,
     ) -> None:
         self.skips = settings.on_bad_loss == "skip"
-        self._rows = settings.global_batch_size
+        self._batch_size = BatchSize(settings.global_batch_size)
         self._max_loss = settings.max_loss or 3 * math.log(vocabulary)
         self._names = names
         self._checkpoints = checkpoints
@@ -105,9 +106,9 @@ class Guard:
     def _describe(self, step: StepDone, loss: float, norm: float) -> str:
         parts = self._processes.gather(step.sources)
         names = [self._names[number] for number in sorted({number for part in parts for number in part})]
-        first = (step.step - 1) * self._rows
+        first, end = (self._batch_size.rows_before(number) for number in (step.step - 1, step.step))
         if math.isfinite(loss) and not loss <= self._max_loss:
             what = f"the loss is {loss:.4g}, above training.max_loss ({self._max_loss:.4g}),"
         else:
             what = f"the loss or its gradient is not finite (loss {loss:.4g}, gradient norm {norm:.4g})"
-        return f"{what} at step {step.step} (rows {first}–{first + self._rows - 1} of the run, of {', '.join(names)})"
+        return f"{what} at step {step.step} (rows {first}–{end - 1} of the run, of {', '.join(names)})"

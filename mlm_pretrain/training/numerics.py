@@ -17,6 +17,7 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.packed_attention import describe_attention, supports_packing, use_document_attention
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training.device import Precision, describe_device, make_accelerator, settle_precision
 from mlm_pretrain.training.processes import Processes
@@ -97,7 +98,9 @@ def settle_step(
         progress: how far the run is.
     """
     settings = config.training
-    share = -(-settings.global_batch_size // processes.world_size)
+    batch_size = BatchSize(settings.global_batch_size)
+    shares = [-(-size // processes.world_size) for size in batch_size.sizes]
+    share = shares[-1]
     rows = settings.per_device_train_batch_size or (old.micro_batch if old else 0)
     compiled = old.compiled if old else settings.torch_compile is True
     attention = chosen.attention
@@ -106,20 +109,25 @@ def settle_step(
         rows = min(rows, share) if rows else fastest_rows(probe, share)
         if not old and settings.torch_compile == "auto":
             per_step = probe.seconds(rows) * share / rows
-            step_tokens = settings.global_batch_size * config.stream.sequence_length
+            step_tokens = batch_size.last * config.stream.sequence_length
             left = budgets.seconds_left(settings.budget, progress, per_step, step_tokens)
-            compiled = is_worth_compiling(probe, rows, left)
+            compiled = is_worth_compiling(probe, _pass_sizes(shares, rows), left)
         elif compiled:
-            compiled = compile_layers(probe, rows)
+            compiled = compile_layers(probe, _pass_sizes(shares, rows))
     attention, rows, compiled = processes.broadcast((attention, rows, compiled))
     if processes.rank:
         probe.model.set_attn_implementation(attention)
-        compiled = compiled and compile_layers(probe, rows)
+        compiled = compiled and compile_layers(probe, _pass_sizes(shares, rows))
     telemetry.say(f"attention: {describe_attention(probe.model, probe.device, chosen.packing)}")
     settled = replace(chosen, attention=attention, micro_batch=rows, compiled=compiled)
     if old:
         warn_of_changes(old, settled)
     return settled
+
+
+def _pass_sizes(shares: Sequence[int], rows: int) -> list[int]:
+    """The rows of a step's passes, for a process's shares of the batch sizes of the run; what is left over apart."""
+    return sorted({min(rows, share) for share in shares})
 
 
 def default_workers(device: torch.device, lanes: int, world_size: int) -> int:

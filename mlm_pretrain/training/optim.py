@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlm_pretrain.config import OptimizerSection
+from mlm_pretrain.errors import UserError, first_line
 from mlm_pretrain.models.tiling import fused_parts
 from mlm_pretrain.registry import Registry
 
@@ -17,24 +18,39 @@ OPTIMIZERS: Registry[Callable[[nn.Module, OptimizerSection], torch.optim.Optimiz
 )
 
 
+MUON_DEFAULTS: dict[str, Any] = {
+    "lr_ratio": 8.0,
+    "ns_steps": 3,
+    "momentum": 0.95,
+    "nesterov": True,
+    "adjust_lr_fn": "match_rms_adamw",
+}
+
+
 def make_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
     """The optimizer of a model's trainable parameters.
 
     Raises:
-        UserError: no optimizer is registered under `settings.optim`.
+        UserError: no optimizer is registered under `settings.optim`, or it doesn't take one of `optim_args`.
     """
-    return OPTIMIZERS[settings.optim](model, settings)
+    try:
+        return OPTIMIZERS[settings.optim](model, settings)
+    except (TypeError, ValueError) as error:
+        if not settings.optim_args:
+            raise
+        raise UserError(f"optim_args: {settings.optim}: {first_line(error)}") from None
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the rate of all parameters; a group's is `lr_ratio` times this where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_ratio", 1.0)
 
 
 @OPTIMIZERS.register("adamw")
 def adamw(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101), fused into one kernel a step."""
-    return _adamw(model.parameters(), settings)
+    return _adamw(model.parameters(), settings, **settings.optim_args)
 
 
 @OPTIMIZERS.register("stable_adamw")
@@ -45,9 +61,8 @@ def stable_adamw(model: nn.Module, settings: OptimizerSection) -> torch.optim.Op
     """
     return StableAdamW(
         _decayed_and_not(model.parameters(), settings),
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
+        **_adam_settings(settings),
+        **settings.optim_args,
     )
 
 
@@ -56,9 +71,12 @@ def muon(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
     """Muon for the encoder's matrices, AdamW for embeddings, head, biases and norms.
 
     Muon orthogonalises the momentum of each matrix (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon);
-    its updates are scaled to the size of AdamW's (arXiv 2502.16982), so that one learning rate serves both. Query,
-    key and value count as matrices of their own where a model keeps them in one weight, as do the halves of a gated
-    layer.
+    its updates are scaled to 0.2 of the learning rate, as AdamW's are late in a run (arXiv 2502.16982). The matrices
+    bear more than the embeddings: `lr_ratio` times `learning_rate` is theirs. Query, key and value count as matrices
+    of their own where a model keeps them in one weight, as do the halves of a gated layer.
+
+    `optim_args`: `lr_ratio`, and those of `torch.optim.Muon` (momentum, ns_steps, …). Our defaults are for small
+    budgets, as `configs/RECIPES.md` tells.
     """
     encoder = getattr(model, "base_model", model)
     layers = {
@@ -67,25 +85,26 @@ def muon(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
         if isinstance(layer, nn.Linear) and layer.weight.requires_grad
     }
     others = [parameter for parameter in model.parameters() if parameter not in layers]
-    first = SplitMuon(
-        layers,
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        momentum=0.95,
-        nesterov=True,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    arguments = {**MUON_DEFAULTS, **settings.optim_args}
+    ratio = arguments.pop("lr_ratio")
+    first = SplitMuon(layers, lr=settings.learning_rate, weight_decay=settings.weight_decay, **arguments)
+    for group in first.param_groups:
+        group["lr_ratio"] = ratio
     return _Joined([first, _adamw(others, settings)])
 
 
-def _adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSection) -> torch.optim.AdamW:
+def _adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSection, **more: Any) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        _decayed_and_not(parameters, settings),
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        fused=True,
+        _decayed_and_not(parameters, settings), **_adam_settings(settings), **{"fused": True, **more}
     )
+
+
+def _adam_settings(settings: OptimizerSection) -> dict[str, Any]:
+    return {
+        "lr": settings.learning_rate,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "eps": settings.adam_epsilon,
+    }
 
 
 def _decayed_and_not(parameters: Iterable[nn.Parameter], settings: OptimizerSection) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError, first_line
+from mlm_pretrain.stream.batch_size import BatchSize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +131,7 @@ def start(config: Config) -> Processes:
         return Processes()
     for key, parts in (
         ("stream.lanes", config.stream.lanes),
-        ("training.global_batch_size", config.training.global_batch_size),
+        ("training.global_batch_size", BatchSize(config.training.global_batch_size).sizes[0]),
     ):
         if parts < world_size:
             raise UserError(f"{key}: {parts} is less than the number of processes, {world_size}; each needs one")

@@ -41,6 +41,8 @@ COMPILING_SECONDS = 20.0
 """What compiling takes, about; known only when it is done."""
 LIKELY_GAIN = 0.2
 """The share of the time that a compiled step saves, about; known only when it is tried."""
+GRAPHS_OF_A_SIZE = 8
+"""At most: the first layer's and each kind of attention's are their own, with gradients and without."""
 
 
 class Probe:
@@ -161,14 +163,15 @@ def fastest_rows(probe: Probe, share: int) -> int:
     return max(rows for rows, seconds in zip(fitting, times, strict=True) if seconds <= enough)
 
 
-def is_worth_compiling(probe: Probe, rows: int, seconds_left: float) -> bool:
+def is_worth_compiling(probe: Probe, sizes: Sequence[int], seconds_left: float) -> bool:
     """Compile, where the run is long enough for that to pay, and see whether it is faster.
 
     Args:
-        rows: per forward pass.
+        sizes: the rows of forward passes that occur, ascending; the last is compared.
         seconds_left: what the run has left, if it goes on uncompiled.
     """
-    if LIKELY_GAIN * seconds_left < COMPILING_SECONDS or not compile_layers(probe, rows):
+    rows = sizes[-1]
+    if LIKELY_GAIN * seconds_left < len(sizes) * COMPILING_SECONDS or not compile_layers(probe, sizes):
         return False
 
     def plain_pass() -> float:
@@ -185,21 +188,26 @@ def is_worth_compiling(probe: Probe, rows: int, seconds_left: float) -> bool:
     return faster
 
 
-def compile_layers(probe: Probe, rows: int) -> bool:
+def compile_layers(probe: Probe, sizes: Sequence[int]) -> bool:
     """Have the encoder's layers compiled, each by itself: they are alike, so that most of them cost nothing more.
 
     What is around them (embeddings, head, loss) is small, and its shapes change with the number of masked tokens.
+
+    Args:
+        sizes: the rows of forward passes that occur: shapes are static, and each has graphs of its own.
 
     Returns:
         Whether that went well; else a line says why not.
     """
     started = time.perf_counter()
     try:
-        with _quiet():
+        # Layers of one class share the limit; each size takes some three graphs of it.
+        with _quiet(), torch._dynamo.config.patch(recompile_limit=GRAPHS_OF_A_SIZE * len(sizes)):
             for layer in repeated_layers(probe.model):
                 layer.compile(dynamic=False)
-            probe.seconds(rows)
-            probe.seconds(rows)  # with gradients to add to
+            for rows in sizes:
+                probe.seconds(rows)
+                probe.seconds(rows)  # with gradients to add to
     except Exception as error:  # no C++ compiler, an unsupported operation: many classes
         _forget_compiled(probe.model)
         telemetry.warn(f"torch.compile: failed, the run goes on without it: {first_line(error)}")

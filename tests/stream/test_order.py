@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.objectives.base import OBJECTIVES
+from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
 from tests.conftest import tiny_config
 
@@ -92,6 +93,36 @@ def test_resuming_behind_any_step_gives_the_same_batches(
         state = json.loads(json.dumps(states[step - 1]))
         resumed = run(config, tokenizer, 1 + step % 3, 3, state=state, step=step)
         assert [digest(batch) for batch in resumed] == expected[step : step + 3], f"behind step {step}"
+
+
+STAGES = {0: 4, 2: 8, 5: 11}
+
+
+@given(st.dictionaries(st.integers(1, 40), st.integers(1, 64), max_size=4), st.integers(1, 64), st.integers(0, 60))
+def test_each_step_has_the_rows_behind_those_of_the_step_before(later: dict[int, int], first: int, step: int) -> None:
+    size = BatchSize({0: first, **dict(sorted(later.items()))})
+    assert size.rows_before(step) == sum(size.at(number) for number in range(step))
+    assert {size.at(number) for number in range(60)} == set(size.sizes)
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 2), (4, 0)])
+def test_batch_sizes_in_stages_take_the_rows_in_the_same_order(
+    uninterrupted: Uninterrupted, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, processes: int, workers: int
+) -> None:
+    text = uninterrupted[0].text.sources[0].path
+    assert text is not None
+    config = tiny_config(Path(text), tmp_path, training={"global_batch_size": STAGES})
+    staged = run(config, tokenizer, processes, 7, workers)
+    assert [len(batch.rows) for batch in staged] == [4, 4, 8, 8, 8, 11, 11]
+    assert torch.cat([batch.rows for batch in staged]).tolist() == list(range(54))
+    plain = run(uninterrupted[0], tokenizer, 1, 7)
+    for name, tensor in plain[0].tensors.items():
+        rows = torch.cat([batch.tensors[name] for batch in staged])
+        assert torch.equal(rows, torch.cat([batch.tensors[name] for batch in plain])[: len(rows)]), tensor.shape
+
+    state = json.loads(json.dumps(staged[3].lanes))
+    resumed = run(config, tokenizer, 1, 3, state=state, step=4)
+    assert [digest(batch) for batch in resumed] == [digest(batch) for batch in staged[4:]]
 
 
 def test_a_chain_of_resumes_on_changing_processes_gives_the_same_batches(

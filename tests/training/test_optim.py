@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, ModernBertCo
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import OptimizerSection
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.training.checkpoint import read_state, restore_optimizer, save_checkpoint
 from mlm_pretrain.training.loop import pretrain
@@ -189,10 +190,22 @@ def test_muon_takes_the_encoders_matrices_and_adamw_the_rest() -> None:
         optimizer.step()
 
 
-def test_muon_splits_the_fused_weights_of_modernbert() -> None:
+@pytest.mark.parametrize("name", ["adamw", "stable_adamw", "muon"])
+def test_arguments_reach_the_optimizer_and_unknown_ones_are_named(name: str) -> None:
+    given = {"momentum": 0.8, "ns_steps": 2} if name == "muon" else {"foreach": False}
+    model = BertForSequenceClassification(BertConfig(**TINY))
+    group = make_optimizer(model, OptimizerSection(optim=name, optim_args=given)).param_groups[0]
+    assert {key: group[key] for key in given} == given
+    with pytest.raises(UserError, match=rf"^optim_args: {name}: .*unexpected keyword argument 'ns_stps'"):
+        make_optimizer(model, OptimizerSection(optim=name, optim_args={"ns_stps": 2}))
+
+
+def test_muon_splits_the_fused_weights_of_modernbert_and_has_a_rate_of_its_own() -> None:
     model = ModernBertForMaskedLM(ModernBertConfig(**TINY))
-    settings = OptimizerSection(optim="muon", weight_decay=0.0, learning_rate=1.0)
+    settings = OptimizerSection(optim="muon", weight_decay=0.0, optim_args={"ns_steps": 5, "lr_ratio": 2.0})
     optimizer = make_optimizer(model, settings)
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.5, 0.5]
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)

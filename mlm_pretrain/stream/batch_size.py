@@ -1,0 +1,36 @@
+"""Which rows a step has, where the batch size may change at certain steps."""
+
+from __future__ import annotations
+
+
+class BatchSize:
+    """Rows per optimizer step over a run.
+
+    Args:
+        rows: `training.global_batch_size`: a number, or {step from which it holds: number} in ascending order.
+    """
+
+    def __init__(self, rows: int | dict[int, int]) -> None:
+        self._stages = rows if isinstance(rows, dict) else {0: rows}
+        self.sizes = sorted(set(self._stages.values()))
+        """All that occur, ascending."""
+        self.last = list(self._stages.values())[-1]
+        """That of the last stage."""
+
+    def at(self, step: int) -> int:
+        """The rows of a step, counted from 0."""
+        return self._stages[max(begin for begin in self._stages if begin <= step)]
+
+    def rows_before(self, step: int) -> int:
+        """The rows of all steps before this one, which is the number of its first row."""
+        begins = [begin for begin in self._stages if begin < step]
+        ends = [*begins[1:], step]
+        return sum((end - begin) * self._stages[begin] for begin, end in zip(begins, ends, strict=False))
+
+    def mean(self, steps: int) -> float:
+        """Rows a step over the first steps."""
+        return self.rows_before(steps) / steps
+
+    def __str__(self) -> str:
+        first, *later = self._stages.items()
+        return f"{first[1]:,} sequences" + "".join(f", {rows:,} from step {step:,}" for step, rows in later)
