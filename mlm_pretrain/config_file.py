@@ -155,13 +155,5 @@ def _place(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel]]:
 
 
 def _is_union_label(part: str) -> bool:
-    return "[" in part or part in {
-        "float",
-        "int",
-        "str",
-        "bool",
-        "Ramp",
-        "literal",
-        "constrained-float",
-        "constrained-int",
-    }
+    plain = ["float", "int", "str", "bool", "Ramp", "literal", "constrained-float", "constrained-int"]
+    return "[" in part or part in plain

@@ -5,7 +5,7 @@ name `documents`, this attends within each document alone:
 
 - on CUDA, in bf16 or fp16, by PyTorch's variable-length flash attention (`torch.nn.attention.varlen`);
 - elsewhere by length: documents of about the same length are put into a batch of their own, whose padding is at most
-  a quarter, and go through scaled-dot-product attention together.
+  a quarter, and go through attention together.
 
 Sliding windows are kept: a layer says its own.
 """
@@ -20,7 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from mlm_pretrain.models.product_attention import attend
+
 NAME = "documents"
+LONGEST_PRODUCT = 256
+"""Tokens of a document up to which plain matrix products are faster than the fused kernel on a CPU."""
 
 
 @dataclass
@@ -190,15 +194,19 @@ def _by_length(
     for number, (width, lengths) in enumerate(groups.parts):
         end = start + width * len(lengths)
         query, key, value = (tensor[start:end].unflatten(0, (-1, width)).transpose(1, 2) for tensor in slotted)
-        out = nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=groups.mask(number, window),
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
+        mask = groups.mask(number, window)
+        if width <= LONGEST_PRODUCT and query.device.type == "cpu":
+            out = attend(query, key, value, mask, scaling, dropout)
+        else:
+            out = nn.functional.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                dropout_p=dropout,
+                scale=scaling,
+                enable_gqa=key.shape[1] != query.shape[1],
+            )
         outs.append(out.transpose(1, 2).flatten(0, 1))
         start = end
     return _FromSlots.apply(torch.cat(outs), groups.slot_of)

@@ -103,8 +103,8 @@ class MaskedLM:
         Without a label the sum is 0, connected to the graph.
         """
         labels = batch["label_ids"].flatten() if "label_ids" in batch else batch["labels"][batch["labels"] != IGNORE]
-        logits = model(batch)
-        total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+        logits = model(batch).float()  # argmax, too, is several times faster in float32 than in bfloat16 on a CPU
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
         correct = (logits.detach().argmax(-1) == labels).sum()
         return total, (labels != IGNORE).sum(), {"correct": correct}
 

@@ -16,8 +16,6 @@ from mlm_pretrain.registry import Registry
 OPTIMIZERS: Registry[Callable[[nn.Module, OptimizerSection], torch.optim.Optimizer]] = Registry(
     "optimizer", key="training.optim"
 )
-
-
 MUON_DEFAULTS: dict[str, Any] = {
     "lr_ratio": 8.0,
     "ns_steps": 3,
@@ -25,6 +23,7 @@ MUON_DEFAULTS: dict[str, Any] = {
     "nesterov": True,
     "adjust_lr_fn": "match_rms_adamw",
 }
+"""For budgets of minutes, as `configs/RECIPES.md` tells."""
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
@@ -75,8 +74,7 @@ def muon(model: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
     bear more than the embeddings: `lr_ratio` times `learning_rate` is theirs. Query, key and value count as matrices
     of their own where a model keeps them in one weight, as do the halves of a gated layer.
 
-    `optim_args`: `lr_ratio`, and those of `torch.optim.Muon` (momentum, ns_steps, …). Our defaults are for small
-    budgets, as `configs/RECIPES.md` tells.
+    `optim_args`: `lr_ratio`, and those of `torch.optim.Muon` (`momentum`, `ns_steps`, …); see `MUON_DEFAULTS`.
     """
     encoder = getattr(model, "base_model", model)
     layers = {

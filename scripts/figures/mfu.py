@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from figures.common import fresh, load
-from figures.trainer import OurSpeed, our_speed, reference_config, train_tokenizer
+from figures.trainer import OurSpeed, our_speed, precision_here, reference_config, train_tokenizer
 from mlm_pretrain.config import Config
 from mlm_pretrain.models.build import make_model_config
 from mlm_pretrain.models.flops import count_flops, meta_model
 from mlm_pretrain.training.device import fastest_matmul
+from mlm_pretrain.training.machine import DTYPES
 
 ROUNDS = 3
 
@@ -26,18 +27,19 @@ def mfu(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
     `mlm_pretrain/models/flops.py`: the matrix products of forward and backward, attention over whole rows, the head at
     masked positions only; nothing for what is computed twice, for padding, or for the optimizer.
     Products before, between and after three runs, all in new processes: the median of the speeds, the fastest product.
-    The clock leaves out each run's first five steps.
+    The clock leaves out each run's first five steps, and what comes before them: that and the products take some
+    three minutes more than --minutes.
     """
     config = reference_config(folder, data)
     tokenizer = train_tokenizer(config)
     flops = fresh(flops_per_token, config, tokenizer)
+    precision = precision_here(config)
     speeds: list[OurSpeed] = []
-    rates: list[dict[str, float]] = [fresh(_rates)]
+    rates = [fresh(_rate, precision)]
     for _ in range(ROUNDS):
         speeds.append(fresh(our_speed, config, tokenizer, 60 * minutes / ROUNDS))
-        rates.append(fresh(_rates))
-    precision = speeds[0].precision
-    best = max(rate[precision] for rate in rates)
+        rates.append(fresh(_rate, precision))
+    best = max(rates)
     tokens = statistics.median(speed.tokens_per_second for speed in speeds)
     return {
         "mfu": tokens * flops / best,
@@ -57,7 +59,7 @@ def flops_per_token(config: Config, tokenizer: Path) -> float:
     return count_flops(model, length, round(rate * length)).training
 
 
-def _rates() -> dict[str, float]:
-    """FLOP/s of the fastest product, by precision."""
+def _rate(precision: str) -> float:
+    """FLOP/s of the fastest product."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return {name: fastest_matmul(dtype, device) for name, dtype in (("no", torch.float32), ("bf16", torch.bfloat16))}
+    return fastest_matmul(DTYPES[precision], device)

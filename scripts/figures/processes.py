@@ -33,7 +33,8 @@ def processes(minutes: float, folder: Path, data: Path | None) -> dict[str, floa
     else is there: with OMP_NUM_THREADS=2, and under `torchrun --nproc_per_node 2` with OMP_NUM_THREADS=1; the global
     batch is the same, so each of two processes has half of its rows. Both make the same number of steps, as many as a
     short run before promises for --minutes; in turn, two rounds; medians, and the ratio (two / one) of the same round.
-    Speeds are from the runs' own records, without the first five steps.
+    Speeds are from the runs' own records, without the first five steps. The short run, and what each run does before
+    its first step, take some four minutes more than --minutes.
     """
     config = reference_config(folder, data)
     tokenizer = train_tokenizer(config)

@@ -9,8 +9,8 @@ from figures.trainer import MODEL, our_speed, reference_config, train_tokenizer
 from mlm_pretrain.config import Config
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
-WIDTHS = (128, 256, 384, 512, 768)
-LAYERS = (2, 4, 6, 12, 24)
+WIDTHS = (192, 768)
+LAYERS = (3, 12)
 HEAD = 64
 """Width of an attention head, at most."""
 
@@ -21,7 +21,8 @@ def scaling(minutes: float, folder: Path, data: Path | None) -> dict[str, float]
     The reference setting (see `throughput`) with one number changed; the width changes with heads of 64 and the
     feed-forward layers in proportion. Each step has the same tokens: as many rows fewer as rows are longer. Our
     defaults, AdamW; each setting once, in a new process, for an equal share of --minutes, the first five steps (of
-    which compiling is the longest part) left out; a long step may take more than its share.
+    which compiling is the longest part) left out; a long step may take more than its share, and what a run tries before
+    its first step takes half a minute. length_128 is the reference setting itself.
     """
     base = reference_config(folder, data)
     tokenizer = train_tokenizer(base)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from mlm_pretrain.config import ObjectiveConfig
-from mlm_pretrain.models import packed_attention, product_attention
+from mlm_pretrain.models import document_attention, packed_attention, product_attention
 from mlm_pretrain.models.document_attention import NAME, Documents, Groups
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.models.packed_attention import document_starts, use_document_attention
@@ -37,6 +37,7 @@ def test_loss_and_gradients_are_those_of_the_models_own_attention(
     name: str, attention: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_attention, "LONGEST_MASKED_ROW", 8)
+    monkeypatch.setattr(document_attention, "LONGEST_PRODUCT", 16)  # longer ones take the fused kernel
     model = tiny(name, tokenizer, length=LENGTH)
     own = model.config._attn_implementation
     batch = batch_of(tokenizer, (64, 20, 19, 1, 23, 30, 2, 3, 14, 7, 7, 7))
