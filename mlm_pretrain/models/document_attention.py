@@ -24,7 +24,7 @@ from mlm_pretrain.models.product_attention import attend
 
 NAME = "documents"
 LONGEST_PRODUCT = 256
-"""Tokens of a document up to which plain matrix products are faster than the fused kernel on a CPU."""
+"""Tokens of a document up to which plain products are faster than the fused kernel on a CPU (configs/RECIPES.md)."""
 
 
 @dataclass

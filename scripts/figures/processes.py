@@ -34,7 +34,7 @@ def processes(minutes: float, folder: Path, data: Path | None) -> dict[str, floa
     batch is the same, so each of two processes has half of its rows. Both make the same number of steps, as many as a
     short run before promises for --minutes; in turn, two rounds; medians, and the ratio (two / one) of the same round.
     Speeds are from the runs' own records, without the first five steps. The short run, and what each run does before
-    its first step, take some four minutes more than --minutes.
+    its first step, take some three minutes more than --minutes.
     """
     config = reference_config(folder, data)
     tokenizer = train_tokenizer(config)
