@@ -6,6 +6,7 @@ from pathlib import Path
 
 from figures.common import fresh
 from figures.trainer import MODEL, our_speed, reference_config, train_tokenizer
+from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
@@ -21,8 +22,8 @@ def scaling(minutes: float, folder: Path, data: Path | None) -> dict[str, float]
     The reference setting (see `throughput`) with one number changed; the width changes with heads of 64 and the
     feed-forward layers in proportion. Each step has the same tokens: as many rows fewer as rows are longer. Our
     defaults, AdamW; each setting once, in a new process, for an equal share of --minutes, the first five steps (of
-    which compiling is the longest part) left out; a long step may take more than its share, and what a run tries before
-    its first step takes half a minute. length_128 is the reference setting itself.
+    which compiling is the longest part) left out; a long step may take more than its share, and what each run tries
+    before its first step takes half a minute and more. length_128 is the reference setting itself.
     """
     base = reference_config(folder, data)
     tokenizer = train_tokenizer(base)
@@ -32,7 +33,11 @@ def scaling(minutes: float, folder: Path, data: Path | None) -> dict[str, float]
         **{f"layers_{layers}": _of_shape(base, {"num_hidden_layers": layers}) for layers in LAYERS},
     }
     seconds = 60 * minutes / len(settings)
-    return {name: fresh(our_speed, config, tokenizer, seconds).tokens_per_second for name, config in settings.items()}
+    speeds = {}
+    for name, config in settings.items():
+        speeds[name] = fresh(our_speed, config, tokenizer, seconds).tokens_per_second
+        telemetry.say(f"{name}: {speeds[name]:,.0f} tokens/s")  # a run that is cut has said something
+    return speeds
 
 
 def _of_length(config: Config, length: int) -> Config:
