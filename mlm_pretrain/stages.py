@@ -197,11 +197,12 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
     return figures["heldout"]
 
 
-def finetune(config: Config, name: str | None = None, *, force: bool = False) -> dict[str, Any]:
+def finetune(config: Config, name: str | None = None, *, force: bool = False, sweep: bool = False) -> dict[str, Any]:
     """Fine-tune the run's encoder (or a task's own `model`) on one task, or on all.
 
     Args:
         name: of the task; None takes all.
+        sweep: first look for each task's best learning rate and number of epochs, as its `sweep` says.
 
     Returns:
         The results by task name, as in `results.json` under `tasks`.
@@ -217,7 +218,7 @@ def finetune(config: Config, name: str | None = None, *, force: bool = False) ->
     run = RunDirectory.of(config)
     run.write_config(config, ["tasks"])
     for task in chosen:
-        _finetune_one(config, run, task, force)
+        _finetune_one(config, run, task, force, sweep)
     write_cards(config)
     return run.read_results()["tasks"]
 
@@ -263,14 +264,15 @@ def run_all(config: Config) -> RunDirectory:
     return RunDirectory.of(config)
 
 
-def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bool) -> None:
-    if not task.model and not run.model.exists():
+def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bool, sweep: bool) -> None:
+    if not task.origin and not run.model.exists():
         raise UserError(f"{run.model}: no model; `mlm-pretrain pretrain` writes it, or give the task a `model`")
     data = [
         file_digest(Path(file)) for file in (task.train, task.validation, task.test) if file and Path(file).is_file()
     ]
-    origin = [task.model, folder_digests(task.model)] if task.model else model_inputs(config)
-    inputs = fingerprint(origin, task, data, config.text.validation_fraction)
+    origin = task.origin
+    encoder = [origin, folder_digests(origin.path)] if origin else model_inputs(config)
+    inputs = fingerprint(encoder, task, data, config.text.validation_fraction, sweep)
     stage = f"finetune {task.name}"
     if not force and run.stands(stage, inputs, run.task(task.name)):
         _skipped(stage, run.task(task.name))
@@ -278,8 +280,15 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
     from mlm_pretrain.tasks.finetune import finetune as train
 
     with _stage(run, stage, inputs):
-        held_out = config.text.validation_fraction
-        result = train(task, task.model or run.model, run.task(task.name), held_out_fraction=held_out)
+        result = train(
+            task,
+            origin.path if origin else run.model,
+            run.task(task.name),
+            held_out_fraction=config.text.validation_fraction,
+            revision=origin.revision if origin else None,
+            sweep=sweep,
+            inputs=inputs,
+        )
         run.record({"tasks": {task.name: result}})
 
 

@@ -118,7 +118,7 @@ def render_task_card(facts: CardFacts, task: str, model_id: str | None = None) -
     title = _name(repository, f"{facts.config.run.name}-{task}")
     kind = pipeline_tag(model.model.architecture)
     results = _task_results(model, kind)
-    own_encoder = model.config is None or model.config.model is None
+    origin = model.config.origin if model.config else None
     data = ModelCardData(
         language=publish.language,
         license=publish.license,
@@ -126,7 +126,7 @@ def render_task_card(facts: CardFacts, task: str, model_id: str | None = None) -
         pipeline_tag=kind,
         tags=["mlm_pretrain", *publish.tags],
         datasets=[model.config.path] if model.config and _is_hub_dataset(model.config) else None,
-        base_model=publish.hub_model_id if own_encoder else _hub_id(model.config.model if model.config else None),
+        base_model=_hub_id(origin.path) if origin else publish.hub_model_id,
         model_name=title if results else None,
         eval_results=results or None,
         metrics=[model.result.metric] if model.result and model.result.metric else None,
@@ -139,7 +139,7 @@ def render_task_card(facts: CardFacts, task: str, model_id: str | None = None) -
         title=title,
         task=model,
         kind=kind,
-        encoder=publish.hub_model_id if own_encoder else model.config and model.config.model,
+        encoder=origin.path if origin else publish.hub_model_id,
         recipe=task_recipe_rows(model),
         results=task_rows(facts, only=task),
     )

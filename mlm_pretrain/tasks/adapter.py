@@ -1,144 +1,238 @@
 """What a task is to the fine-tuning loop, and the parts that adapters share.
 
-To add a task: a class with the members of `TaskAdapter`, registered in `TASKS`, in a file that `finetune.py`
-imports. One loop and one `predict` serve all.
+To add a task: a subclass of `TaskAdapter`, registered in `TASKS`, in a file that `registered.py` imports. One loop,
+one `predict` and one `evaluate` serve all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.registry import Registry
-from mlm_pretrain.tasks.data import Splits
-from mlm_pretrain.tasks.readers import Example, RowKind
-from mlm_pretrain.training.loss import IGNORE_INDEX, Batch, to_device
+from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
+Example = dict[str, Any]
+"""One labelled example as `make_example` gives it; `place` is the file and line that errors name."""
 Feature = dict[str, Any]
-"""One row for the model: `input_ids` and `attention_mask` as lists of ints, `labels` (an int, or a list of ints as
-long as the ids; -100 is ignored), `example` (the number of the example it comes from), and what the adapter adds."""
-
+"""One row for the model: `input_ids` and `attention_mask` as lists of ints, `labels` (a number, or a list as long as
+the ids; -100 is ignored), `example` (the number of the example it comes from), and what the adapter adds."""
 Prediction = dict[str, Any]
 
 
-class TaskAdapter(Protocol):
-    row_kind: ClassVar[RowKind]
-    """What an example is."""
+class TaskAdapter:
+    """A task: its examples, its rows for the model, its loss, its predictions and its scores."""
+
     metric: ClassVar[str]
     """The figure among `metrics` that chooses models and is told first; higher is better."""
     auto_class: ClassVar[Any]
     """The transformers AutoModel class with the head of this task."""
     architecture: ClassVar[str]
     """How the architecture of a finished model is named: its class ends in this."""
-    labels: list[str]
-    tokenizer: PreTrainedTokenizerBase
+    problem_type: ClassVar[str | None] = None
+    """As the transformers config records it, where several tasks share an architecture."""
+    label_key: ClassVar[str] = "label_column"
+    """The config key that names the column with the labels."""
+    reads_conll: ClassVar[bool] = False
+    """Whether the examples may stand in CoNLL files, a word and its tag a line."""
 
     def __init__(
-        self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int = 0
+        self,
+        labels: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        stride: int = 0,
+        task: TaskConfig | None = None,
     ) -> None:
         """
         Args:
             labels: the names of the model's outputs, in their order.
             max_length: tokens per row, special tokens included.
             stride: tokens that neighbouring windows of a long text share.
+            task: the recipe; None where a finished model is used.
         """
+        self.labels = list(labels)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.stride = stride
+        self.task = task
 
-    @staticmethod
-    def label_names(splits: Splits) -> list[str]:
-        """The model's outputs, learnt from the data.
+    # -- data ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def make_example(cls, row: dict[str, Any], task: TaskConfig, place: str, labelled: bool = True) -> Example:
+        """Check one row of any source and bring it into the form of an example.
+
+        Args:
+            row: the columns of a jsonl, csv or Parquet row, or of a dataset; of CoNLL files `task.tokens_column` and
+                `task.tags_column`.
+            labelled: false for texts to predict, of which only the input is read.
+
+        Raises:
+            UserError: a column is missing, or a value isn't what the task needs.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def text_of(cls, example: Example) -> str:
+        """What makes an example this one: equal texts stay on one side of a split, and are drawn by their hash."""
+        return example["text"]
+
+    @classmethod
+    def stratum(cls, example: Example) -> str:
+        """The class of an example whose share `max_train_samples` keeps; "" where there is none."""
+        return ""
+
+    @classmethod
+    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
+        """The model's outputs, learnt from the training set.
+
+        Args:
+            others: what the model will be scored on.
 
         Raises:
             UserError: the data can't teach the task.
         """
+        raise NotImplementedError
+
+    @classmethod
+    def serves(cls, config: PretrainedConfig) -> bool:
+        """Whether a finished model is one of this task."""
+        name = (config.architectures or [""])[0]
+        # Checkpoints often leave the kind out; then transformers takes single labels.
+        kind = config.problem_type or "single_label_classification"
+        return name.endswith(cls.architecture) and cls.problem_type in (None, kind)
+
+    def learn(self, train: Sequence[Example]) -> None:
+        """Take from the training set what the loss needs besides labels: class weights, say."""
+
+    # -- the model's side ----------------------------------------------------------------------------------------
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         """Tokenised rows of the examples, at least one each; examples without labels give ignored labels."""
+        raise NotImplementedError
 
     def collate(self, features: Sequence[Feature]) -> Batch:
         """Padded int64 tensors on the CPU: `input_ids`, `attention_mask` [rows, tokens], `labels`."""
+        return pad(features, self.tokenizer)
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Sum of the cross-entropies (float32), number of labels, further sums."""
+        """Sum of the losses of all labels (float32), number of labels, further sums."""
+        return cross_entropy_sum(self.logits(model, batch), batch["labels"])
+
+    def logits(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """The head's output, float32 [rows, labels] or [rows, tokens, labels]; `labels` stay out, as the model's own
+        loss is never used."""
+        inputs = {name: tensor for name, tensor in batch.items() if name in MODEL_INPUTS}
+        return model(**inputs).logits.float()
+
+    def calibrate(self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]) -> None:
+        """Adjust how scores are made from logits, on validation; predictions stay the same."""
+
+    def mark(self, model: torch.nn.Module) -> None:
+        """Note in the config of a trained model what prediction needs besides labels: a temperature, say."""
+
+    def take(self, config: PretrainedConfig) -> None:
+        """Take up what `mark` has noted in the config of a finished model."""
+
+    # -- after the model -----------------------------------------------------------------------------------------
 
     def predictions(
         self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]
     ) -> list[Prediction]:
         """One prediction an example, from the logits of its rows as `logits_of` gives them."""
+        raise NotImplementedError
+
+    def record(self, example: Example, prediction: Prediction) -> dict[str, Any]:
+        """A prediction as a line of `predict`'s output, without the input's own columns."""
+        return prediction
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
-        """What predicting the commonest label, without looking at the context, gives."""
+        """What predicting the commonest answer, without looking at the context, gives."""
+        raise NotImplementedError
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Figures (some in a mapping of their own, as by type) of predictions against the examples' labels."""
+        raise NotImplementedError
+
+    def errors(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+        """What went wrong, a record an error, with the `place` of its example; none where a task lists none."""
+        return []
 
 
 TASKS: Registry[type[TaskAdapter]] = Registry("task", key="tasks.task")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def column(row: dict[str, Any], key: str, task: TaskConfig, place: str) -> Any:
+    """The value of the column that the config names under `key`.
+
+    Raises:
+        UserError: the row has no such column.
+    """
+    name = getattr(task, key)
+    if name not in row:
+        hint = nearest(name, map(str, row))
+        columns = f" The columns are {', '.join(map(str, row))}" if "allowed" not in hint else ""
+        raise UserError(f"{place}: no column '{name}' ({key}){hint}{columns}")
+    return row[name]
+
+
+def text_column(row: dict[str, Any], key: str, task: TaskConfig, place: str) -> str:
+    """As `column`, and a string.
+
+    Raises:
+        UserError: the row has no such column, or something else in it.
+    """
+    text = column(row, key, task, place)
+    if not isinstance(text, str):
+        raise UserError(f"{place}: {getattr(task, key)} is {text!r}; it must be a string")
+    return text
 
 
 def pad(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Rows of differing length as tensors, padded on the right to the longest."""
+    """Rows of differing length as tensors, padded on the right to the longest.
+
+    `labels` that are numbers become [rows], lists of numbers as long as the ids [rows, tokens].
+    """
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     batch: Batch = {}
-    for name in ("input_ids", "attention_mask", "token_type_ids", "labels"):
+    for name in (*MODEL_INPUTS, "labels"):
         rows = [feature[name] for feature in features if name in feature]
         if not rows:
             continue
-        if isinstance(rows[0], int):
+        if not isinstance(rows[0], list):
             batch[name] = torch.tensor(rows)
             continue
-        padding = IGNORE_INDEX if name == "labels" else fill.get(name, 0)
         longest = max(map(len, rows))
-        batch[name] = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows])
+        padded = np.full((len(rows), longest), IGNORE_INDEX if name == "labels" else fill.get(name, 0), dtype=np.int64)
+        for number, row in enumerate(rows):
+            padded[number, : len(row)] = row
+        batch[name] = torch.from_numpy(padded)
     return batch
 
 
-def cross_entropy_sum(model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The loss of heads with one class a label: the model's logits, but never its own (averaged) loss."""
-    labels = batch["labels"]
-    logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
-    loss = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, -2), labels.flatten(), reduction="sum", ignore_index=IGNORE_INDEX
-    )
-    return loss, (labels != IGNORE_INDEX).sum(), {}
-
-
-def logits_of(
-    adapter: TaskAdapter,
-    model: PreTrainedModel,
-    features: Sequence[Feature],
-    batch_size: int,
-    accelerator: Accelerator | None = None,
-) -> list[np.ndarray]:
-    """The float32 logits of every row, in the order of the rows; rows of similar length share a batch.
+def cross_entropy_sum(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The loss of heads with one class a label.
 
     Args:
-        accelerator: where given, its autocast is used; else float32.
-
-    Returns:
-        Per row an array [labels], or [tokens or more, labels] for heads that label tokens.
+        logits: float32 [..., classes].
+        labels: int64 [...]; -100 is ignored.
+        weight: of each class, float32 [classes].
     """
-    model.eval()
-    order = sorted(range(len(features)), key=lambda number: len(features[number]["input_ids"]))
-    result: list[np.ndarray] = [np.empty(0)] * len(features)
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
-        batch = adapter.collate([features[number] for number in numbers])
-        batch = to_device({name: tensor for name, tensor in batch.items() if name != "labels"}, model.device)
-        with torch.inference_mode():
-            if accelerator is None:
-                logits = model(**batch).logits
-            else:
-                with accelerator.autocast():
-                    logits = model(**batch).logits
-        for number, row in zip(numbers, logits.float().cpu().numpy(), strict=True):
-            result[number] = row
-    return result
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), weight=weight, reduction="sum", ignore_index=IGNORE_INDEX
+    )
+    return loss, (labels != IGNORE_INDEX).sum(), {}
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -3,56 +3,59 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification
 
+from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.tasks.adapter import (
     TASKS,
+    Example,
     Feature,
     Prediction,
-    cross_entropy_sum,
-    pad,
+    TaskAdapter,
+    column,
     probabilities,
+    text_column,
 )
-from mlm_pretrain.tasks.data import Splits
 from mlm_pretrain.tasks.encoder import quiet
-from mlm_pretrain.tasks.readers import Example, RowKind
-from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
+from mlm_pretrain.training.loss import IGNORE_INDEX
 
 
 @TASKS.register("classification")
-class Classification:
+class Classification(TaskAdapter):
     """Texts in `text`, their class in `label`; a text longer than `max_length` tokens is cut and counted.
 
     Features of cut texts have `truncated: True`.
     """
 
-    row_kind: ClassVar[RowKind] = "text"
     metric: ClassVar[str] = "accuracy"
     auto_class: ClassVar[Any] = AutoModelForSequenceClassification
     architecture: ClassVar[str] = "ForSequenceClassification"
+    problem_type: ClassVar[str | None] = "single_label_classification"
 
-    def __init__(
-        self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int = 0
-    ) -> None:
-        self.labels = list(labels)
-        self.tokenizer = tokenizer
-        self.max_length = max_length
+    @classmethod
+    def make_example(cls, row: dict[str, Any], task: TaskConfig, place: str, labelled: bool = True) -> Example:
+        example = {"text": text_column(row, "text_column", task, place), "place": place}
+        if labelled:
+            example["label"] = _label(column(row, "label_column", task, place), task, place)
+        return example
 
-    @staticmethod
-    def label_names(splits: Splits) -> list[str]:
+    @classmethod
+    def stratum(cls, example: Example) -> str:
+        return example["label"]
+
+    @classmethod
+    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
         """The classes of the training set: integers by value, names by the alphabet."""
-        names = {example["label"] for example in splits.train}
+        names = {example["label"] for example in train}
         if len(names) < 2:
-            example = splits.train[0]
+            example = train[0]
             raise UserError(f"{example['place']}: every training label is '{example['label']}'; two classes are needed")
-        for example in (*(splits.validation or ()), *(splits.test or ())):
+        for example in others:
             if example["label"] not in names:
                 raise UserError(
                     f"{example['place']}: the label '{example['label']}' is not among the training labels"
@@ -76,12 +79,6 @@ class Classification:
             features.append({**row, "labels": label, "example": number, "truncated": long})
         return features
 
-    def collate(self, features: Sequence[Feature]) -> Batch:
-        return pad(features, self.tokenizer)
-
-    def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        return cross_entropy_sum(model, batch)
-
     def predictions(
         self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]
     ) -> list[Prediction]:
@@ -103,3 +100,12 @@ class Classification:
             predictions=[prediction["label"] for prediction in predictions],
             references=[example["label"] for example in examples],
         )
+
+
+def _label(value: Any, task: TaskConfig, place: str) -> str:
+    """A class as a name: names stay, integers become their digits."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int) or value == "":
+        raise UserError(f"{place}: {task.label_column} is {value!r}; a label is a name or an integer")
+    return str(value)

@@ -16,7 +16,8 @@ from datasets import Dataset, load_dataset
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
-from mlm_pretrain.tasks.readers import Example, RowKind, make_example, read_examples
+from mlm_pretrain.tasks.adapter import Example, TaskAdapter
+from mlm_pretrain.tasks.readers import read_examples
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class LabelledData:
     """There is no test set: the scores are those on validation."""
 
 
-def read_splits(task: TaskConfig, kind: RowKind, held_out_fraction: float = 0.0) -> Splits:
+def read_splits(task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction: float = 0.0) -> Splits:
     """Read all labelled data of a task.
 
     Args:
-        kind: what an example of this task is.
+        adapter: the task, which makes the examples.
         held_out_fraction: installed_docs: share of the documents that pretraining doesn't see.
 
     Raises:
@@ -51,17 +52,19 @@ def read_splits(task: TaskConfig, kind: RowKind, held_out_fraction: float = 0.0)
     """
     source = task.source or ("hub" if task.path else "files" if task.train else None)
     if source == "files":
-        return _from_files(task, kind)
+        return _from_files(task, adapter)
     if source == "hub":
-        return _from_hub(task, kind)
+        return _from_hub(task, adapter)
     if source == "installed_docs":
         # Reading the installed packages is nothing that the other sources need.
         from mlm_pretrain.tasks.installed_docs import load_examples
 
-        rows = load_examples("classification" if kind == "text" else "ner", held_out_fraction)
+        plain = TaskConfig(task=task.task, name=task.name, tags_column="tags")
+        rows = load_examples(task.task, held_out_fraction)
         splits = {
             name: [
-                {**row, "place": f"installed_docs, {name} example {number}"} for number, row in enumerate(rows[name])
+                adapter.make_example(row, plain, f"installed_docs, {name} example {number}")
+                for number, row in enumerate(rows[name])
             ]
             for name in ("train", "validation", "test")
         }
@@ -69,7 +72,7 @@ def read_splits(task: TaskConfig, kind: RowKind, held_out_fraction: float = 0.0)
     raise UserError(f"task '{task.name}': no data; give train (a file), path (a Hub dataset) or source: installed_docs")
 
 
-def complete(splits: Splits, task: TaskConfig) -> LabelledData:
+def complete(splits: Splits, task: TaskConfig, adapter: type[TaskAdapter]) -> LabelledData:
     """Carve validation out of train where it is missing, score on validation where test is missing, and limit all.
 
     Raises:
@@ -77,11 +80,11 @@ def complete(splits: Splits, task: TaskConfig) -> LabelledData:
     """
     train, validation = splits.train, splits.validation
     if validation is None:
-        train, validation = _hold_out(train, task)
+        train, validation = _hold_out(train, task, adapter)
     data = LabelledData(
-        train=_first(train, task.max_train_samples),
-        validation=_first(validation, task.max_eval_samples),
-        test=_first(validation if splits.test is None else splits.test, task.max_eval_samples),
+        train=first_examples(train, task.max_train_samples, adapter),
+        validation=first_examples(validation, task.max_eval_samples, adapter),
+        test=first_examples(validation if splits.test is None else splits.test, task.max_eval_samples, adapter),
         test_is_validation=splits.test is None,
     )
     for name in ("train", "validation", "test"):
@@ -90,32 +93,32 @@ def complete(splits: Splits, task: TaskConfig) -> LabelledData:
     return data
 
 
-def _from_files(task: TaskConfig, kind: RowKind) -> Splits:
+def _from_files(task: TaskConfig, adapter: type[TaskAdapter]) -> Splits:
     if task.train is None:
         raise UserError(f"task '{task.name}': train names no file; fine-tuning needs labelled examples")
     return Splits(
-        train=read_examples(task.train, kind, task),
-        validation=read_examples(task.validation, kind, task) if task.validation else None,
-        test=read_examples(task.test, kind, task) if task.test else None,
+        train=read_examples(task.train, adapter, task),
+        validation=read_examples(task.validation, adapter, task) if task.validation else None,
+        test=read_examples(task.test, adapter, task) if task.test else None,
     )
 
 
-def _from_hub(task: TaskConfig, kind: RowKind) -> Splits:
+def _from_hub(task: TaskConfig, adapter: type[TaskAdapter]) -> Splits:
     """The splits that the config names, or those called train, validation and test where they exist."""
     if task.path is None:
         raise UserError(f"task '{task.name}': source hub needs path, a dataset repository or folder")
     found = _load_dataset(task)
-    train = _hub_rows(task, kind, found, task.train or "train")
+    train = _hub_rows(task, adapter, found, task.train or "train")
     parts: dict[str, list[Example] | None] = {}
     for name, given in (("validation", task.validation), ("test", task.test)):
         if given is not None:
-            parts[name] = _hub_rows(task, kind, found, given)
+            parts[name] = _hub_rows(task, adapter, found, given)
         else:
             # Public benchmarks often hide the labels of their test split (-1): as good as no test split.
             # A split that is the test set must not choose models too.
             taken = name == "validation" and task.test == name
-            absent = taken or name not in found or _is_unlabelled(found[name], task, kind)
-            parts[name] = None if absent else _hub_rows(task, kind, found, name)
+            absent = taken or name not in found or _is_unlabelled(found[name], task, adapter)
+            parts[name] = None if absent else _hub_rows(task, adapter, found, name)
     return Splits(train, parts["validation"], parts["test"])
 
 
@@ -127,7 +130,7 @@ def _load_dataset(task: TaskConfig, split: str | None = None) -> Any:
         raise UserError(f"task '{task.name}': can't load the dataset {named}: {error}") from None
 
 
-def _hub_rows(task: TaskConfig, kind: RowKind, found: Any, split: str) -> list[Example]:
+def _hub_rows(task: TaskConfig, adapter: type[TaskAdapter], found: Any, split: str) -> list[Example]:
     if split in found:
         dataset = found[split]
     elif "[" in split or "+" in split:  # the slices and sums of `load_dataset`
@@ -135,13 +138,13 @@ def _hub_rows(task: TaskConfig, kind: RowKind, found: Any, split: str) -> list[E
     else:
         raise UserError(f"task '{task.name}': {task.path} has no split '{split}'{nearest(split, found)}")
     place = f"{task.path}[{split}]"
-    column = task.label_column if kind == "text" else task.tags_column
+    column = getattr(task, adapter.label_key)
     names = _class_names(dataset, column)
     examples = []
     for number, row in enumerate(dataset):
         if names is not None:
             row[column] = _named(row[column], names, f"{place}, row {number}")
-        examples.append(make_example(row, kind, task, f"{place}, row {number}"))
+        examples.append(adapter.make_example(row, task, f"{place}, row {number}"))
     return examples
 
 
@@ -160,25 +163,24 @@ def _named(value: Any, names: list[str], place: str) -> Any:
     return names[value]
 
 
-def _is_unlabelled(dataset: Dataset, task: TaskConfig, kind: RowKind) -> bool:
+def _is_unlabelled(dataset: Dataset, task: TaskConfig, adapter: type[TaskAdapter]) -> bool:
+    column = getattr(task, adapter.label_key)
     return (
-        kind == "text"
-        and _class_names(dataset, task.label_column) is not None
-        and all(label in (-1, None) for label in dataset[task.label_column])
+        _class_names(dataset, column) is not None
+        and not isinstance(dataset.features[column], datasets.List)
+        and all(label in (-1, None) for label in dataset[column])
     )
 
 
-def text_of(example: Example) -> str:
-    return example["text"] if "text" in example else " ".join(example["tokens"])
+def _digest(example: Example, adapter: type[TaskAdapter]) -> bytes:
+    return hashlib.blake2b(adapter.text_of(example).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _digest(example: Example) -> bytes:
-    return hashlib.blake2b(text_of(example).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _hold_out(examples: list[Example], task: TaskConfig) -> tuple[list[Example], list[Example]]:
+def _hold_out(
+    examples: list[Example], task: TaskConfig, adapter: type[TaskAdapter]
+) -> tuple[list[Example], list[Example]]:
     """Split by the hash of the text, the lowest hashes to validation; equal texts go together."""
-    digests = sorted({_digest(example) for example in examples})
+    digests = sorted({_digest(example, adapter) for example in examples})
     if len(digests) < 2:
         raise UserError(
             f"task '{task.name}': {len(digests)} distinct example, so none can be held out for validation; "
@@ -186,12 +188,12 @@ def _hold_out(examples: list[Example], task: TaskConfig) -> tuple[list[Example],
         )
     held_out = set(digests[: min(max(round(task.validation_fraction * len(digests)), 1), len(digests) - 1)])
     return (
-        [example for example in examples if _digest(example) not in held_out],
-        [example for example in examples if _digest(example) in held_out],
+        [example for example in examples if _digest(example, adapter) not in held_out],
+        [example for example in examples if _digest(example, adapter) in held_out],
     )
 
 
-def _first(examples: list[Example], limit: int | None) -> list[Example]:
+def first_examples(examples: list[Example], limit: int | None, adapter: type[TaskAdapter]) -> list[Example]:
     """At most `limit` examples, in the order of their hashes; classes keep their shares.
 
     The examples of a class with n examples stand at (i + ½)/n of the order, so that every beginning of it has about
@@ -201,7 +203,7 @@ def _first(examples: list[Example], limit: int | None) -> list[Example]:
         return examples
     by_class: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
     for number, example in enumerate(examples):
-        by_class[example.get("label", "")].append((_digest(example), number))
+        by_class[adapter.stratum(example)].append((_digest(example, adapter), number))
     order = []
     for members in by_class.values():
         for rank, (digest, number) in enumerate(sorted(members)):

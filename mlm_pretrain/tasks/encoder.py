@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,51 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.models.build import POSITIONS_BEHIND_PADDING
 
 
-def load_config(path: str | Path, labels: Sequence[str] | None = None) -> PretrainedConfig:
-    """The config of a checkpoint, with the label names of a task where given.
+def load_config(
+    path: str | Path,
+    labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
+    revision: str | None = None,
+    keys: Mapping[str, Any] | None = None,
+) -> PretrainedConfig:
+    """The config of a checkpoint, with the label names and the kind of a task where given.
+
+    Args:
+        keys: further keys of the transformers config, over the checkpoint's own.
 
     Raises:
-        UserError: there is no transformers checkpoint.
+        UserError: there is no transformers checkpoint, or the config has no such key.
     """
     names: dict[str, Any] = {}
     if labels is not None:
         names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+        names["problem_type"] = problem_type
     try:
         with quiet():
-            return AutoConfig.from_pretrained(path, trust_remote_code=False, **names)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False, revision=revision, **names)
+        for key, value in (keys or {}).items():
+            if not hasattr(config, key):
+                raise UserError(
+                    f"tasks.config: a {config.model_type} config has no '{key}'{nearest(key, vars(config))}"
+                )
+            setattr(config, key, value)
+        return config
     except (OSError, ValueError) as error:
         raise _no_checkpoint(path, error) from None
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """
     Raises:
         UserError: there is no tokenizer, or it can't pad.
     """
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no tokenizer that transformers can load ({_first_line(error)})") from None
     if tokenizer.pad_token_id is None:
@@ -47,7 +64,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(auto_class: Any, path: str | Path, config: PretrainedConfig) -> PreTrainedModel:
+def load_model(
+    auto_class: Any, path: str | Path, config: PretrainedConfig, revision: str | None = None
+) -> PreTrainedModel:
     """A checkpoint's weights under the head of `auto_class`, in float32; what the checkpoint lacks is drawn anew.
 
     Raises:
@@ -58,6 +77,7 @@ def load_model(auto_class: Any, path: str | Path, config: PretrainedConfig) -> P
             model, report = auto_class.from_pretrained(
                 path,
                 config=config,
+                revision=revision,
                 dtype=torch.float32,
                 trust_remote_code=False,
                 use_safetensors=True,

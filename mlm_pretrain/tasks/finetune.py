@@ -1,103 +1,88 @@
-"""Fine-tuning: one loop for every task adapter, scored over seeds and against the same encoder without pretraining."""
+"""Fine-tuning: every seed of a task, against the same encoder without pretraining, and the best model exported."""
 
 from __future__ import annotations
 
-import random
+import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from safetensors import SafetensorError
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.run import write_folder
-
-# Importing an adapter's module registers it.
-from mlm_pretrain.tasks import classification, ner  # noqa: F401
-from mlm_pretrain.tasks.adapter import TASKS, Feature, TaskAdapter, logits_of
-from mlm_pretrain.tasks.data import LabelledData, complete, read_splits
-from mlm_pretrain.tasks.encoder import (
-    check_vocabulary,
-    load_config,
-    load_model,
-    load_tokenizer,
-    new_model,
-    quiet,
-    window_length,
+from mlm_pretrain.tasks.trials import (
+    Figures,
+    Plan,
+    Run,
+    Setup,
+    export_best,
+    open_work,
+    prepare,
+    run_once,
+    share_of_train,
 )
-from mlm_pretrain.telemetry import progress, say, world_size
-from mlm_pretrain.training.device import make_accelerator
-from mlm_pretrain.training.loss import backward_global_batch, optimizer_step
-from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
-from mlm_pretrain.training.schedule import learning_rate_at
-
-Figures = dict[str, Any]
+from mlm_pretrain.telemetry import say
 
 
-@dataclass(frozen=True)
-class _Setup:
-    """What all runs of one task share; texts are tokenised once."""
-
-    task: TaskConfig
-    encoder: str | Path
-    config: PretrainedConfig
-    adapter: TaskAdapter
-    data: LabelledData
-    features: dict[str, list[Feature]]
-    accelerator: Accelerator
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One training run and its scores."""
-
-    model: PreTrainedModel
-    validation: Figures
-    test: Figures
-
-
-def finetune(task: TaskConfig, encoder: str | Path, out: Path, *, held_out_fraction: float = 0.0) -> Figures:
+def finetune(
+    task: TaskConfig,
+    encoder: str | Path,
+    out: Path,
+    *,
+    held_out_fraction: float = 0.0,
+    revision: str | None = None,
+    sweep: bool = False,
+    inputs: str | None = None,
+) -> Figures:
     """Fine-tune an encoder on a task with every seed, score it, and export the best model.
+
+    Interrupted, it goes on where it was: finished runs stand in `.<name>.work` beside `out` until all are done.
 
     Args:
         task: data, recipe and seeds. With `scratch_learning_rates`, the same architecture is trained from random
             weights too: same budget and seeds, at whichever of these rates is best on validation with the first seed.
         encoder: any transformers checkpoint, a folder or a Hub repository, with its tokenizer.
         out: the folder that the model of the best seed (on validation) is written to, whole or not at all; it loads
-            with `from_pretrained` and `transformers.pipeline`.
+            with `from_pretrained` and `transformers.pipeline`. Its mistakes on the test set go to
+            `<name>.errors.jsonl` beside it.
         held_out_fraction: installed_docs: share of the documents that pretraining doesn't see.
+        revision: of the encoder's Hub repository.
+        sweep: first look for the best learning rate and number of epochs, as `task.sweep` says.
+        inputs: a fingerprint of data and encoder; runs that were made on others are not taken up. None takes none up.
 
     Returns:
         Figures on the test set (or validation, where there is no test set: `test_is_validation`): `metric` names the
         headline metric, of which `pretrained`, `scratch` and `majority` are the means over the seeds, `…_std` the
         sample standard deviations, `…_seeds` the single values; `details` has all test metrics of the pretrained
-        encoder, averaged over the seeds. Scratch figures are absent without `scratch_learning_rates`.
+        encoder, averaged over the seeds. Scratch figures are absent without `scratch_learning_rates`, `sweep` without
+        a sweep, `learning_curve` without `train_fractions`.
 
     Raises:
         UserError: bad data, no such checkpoint, more than one process, or `out` can't be written.
     """
     started = time.monotonic()
-    setup = _prepare(task, encoder, held_out_fraction)
+    work = open_work(out, fingerprint(inputs, task) if inputs else None)
+    setup = prepare(task, encoder, revision, held_out_fraction, work)
     adapter, data = setup.adapter, setup.data
-    pretrained = [_run(setup, task, seed, f"{task.name} seed {seed}", scratch=False) for seed in task.seeds]
-    best = max(pretrained, key=lambda run: run.validation[adapter.metric])
-    export(best.model, adapter.tokenizer, out)
+    figures: Figures = {"task": task.task, "metric": setup.metric}
+    if sweep:
+        figures["sweep"], task = _sweep(setup)
+    pretrained = [run_once(setup, Plan(task, seed, candidate=True)) for seed in task.seeds]
+    figures |= _over_seeds("pretrained", pretrained, setup.metric)
+    scratch = _scratch(setup, task) if task.scratch_learning_rates else {}
+    figures |= scratch
+    if fractions := sorted({share for share in task.train_fractions if share < 1}):
+        figures["learning_curve"] = _learning_curve(setup, task, fractions, figures)
     majority = adapter.metrics(data.test, adapter.majority(data.train, data.test))
-    return {
-        "task": task.task,
-        "metric": adapter.metric,
-        **_over_seeds("pretrained", pretrained, adapter.metric),
-        **(_scratch(setup) if task.scratch_learning_rates else {}),
-        "majority": majority[adapter.metric],
+    export_best(setup, out)
+    return figures | {
+        "majority": majority.get(setup.metric, 0.0),
         "seeds": list(task.seeds),
+        "encoder": task.encoder,
         "learning_rate": task.learning_rate,
+        "num_train_epochs": task.num_train_epochs,
         "labels": adapter.labels,
         "train_examples": len(data.train),
         "validation_examples": len(data.validation),
@@ -108,142 +93,102 @@ def finetune(task: TaskConfig, encoder: str | Path, out: Path, *, held_out_fract
             for name, features in setup.features.items()
         },
         "details": _mean([run.test for run in pretrained]),
+        "history": [run.progress.history for run in pretrained],
+        "examples_per_second": _examples_per_second(pretrained),
         "seconds": round(time.monotonic() - started, 3),
     }
 
 
-def _prepare(task: TaskConfig, encoder: str | Path, held_out_fraction: float) -> _Setup:
-    if world_size() > 1:
-        raise UserError("finetune: runs on one process for now; start it without accelerate launch")
-    adapter_class = TASKS[task.task]
-    splits = read_splits(task, adapter_class.row_kind, held_out_fraction)
-    labels = adapter_class.label_names(splits)
-    data = complete(splits, task)
-    if data.test_is_validation:
-        say(f"{task.name}: no test set, so the scores are those on validation")
-    config = load_config(encoder, labels)
-    tokenizer = load_tokenizer(encoder)
-    check_vocabulary(encoder, config, tokenizer)
-    adapter = adapter_class(
-        labels, tokenizer, window_length(config, tokenizer, task.max_length, task.stride), task.stride
-    )
-    features = {"train": adapter.encode(data.train), "validation": adapter.encode(data.validation)}
-    features["test"] = features["validation"] if data.test_is_validation else adapter.encode(data.test)
-    return _Setup(task, encoder, config, adapter, data, features, make_accelerator(task))
+# -- what is to be run --------------------------------------------------------------------------------------------
 
 
-def _scratch(setup: _Setup) -> Figures:
+def _scratch(setup: Setup, task: TaskConfig) -> Figures:
     """The runs from random weights. The winner of the sweep over learning rates is the first seed's run."""
-    task, metric = setup.task, setup.adapter.metric
-    first, *others = task.seeds
-    sweep = {}
-    for rate in task.scratch_learning_rates:
-        settings = task.model_copy(update={"learning_rate": rate})
-        sweep[rate] = _run(setup, settings, first, f"{task.name} scratch {rate:g}", scratch=True)
-    best = max(sweep, key=lambda rate: sweep[rate].validation[metric])
-    settings = task.model_copy(update={"learning_rate": best})
-    runs = [sweep[best]]
-    runs += [_run(setup, settings, seed, f"{task.name} scratch, seed {seed}", scratch=True) for seed in others]
+    plans = {
+        rate: Plan(task.model_copy(update={"learning_rate": rate}), task.seeds[0], scratch=True)
+        for rate in task.scratch_learning_rates
+    }
+    tried = {rate: run_once(setup, plan) for rate, plan in plans.items()}
+    best = max(tried, key=lambda rate: tried[rate].validation[setup.metric])
+    runs = [tried[best], *(run_once(setup, replace(plans[best], seed=seed)) for seed in task.seeds[1:])]
     return {
-        **_over_seeds("scratch", runs, metric),
+        **_over_seeds("scratch", runs, setup.metric),
         "scratch_learning_rate": best,
-        "scratch_sweep": {f"{rate:g}": run.validation[metric] for rate, run in sweep.items()},
+        "scratch_sweep": {f"{rate:g}": run.validation[setup.metric] for rate, run in tried.items()},
     }
 
 
-def _run(setup: _Setup, settings: TaskConfig, seed: int, description: str, *, scratch: bool) -> _Run:
-    """Train once and score on validation and test."""
-    # The new head, dropout and random weights are drawn from this.
-    torch.manual_seed(seed)
-    if scratch:
-        model = new_model(setup.adapter.auto_class, setup.config)
+def _learning_curve(setup: Setup, task: TaskConfig, fractions: Sequence[float], figures: Figures) -> list[Figures]:
+    """The scores by the share of the training set; smaller sets are part of larger ones."""
+    curve = []
+    for fraction in fractions:
+        plans = [Plan(task, seed, fraction=fraction) for seed in task.seeds]
+        point = _over_seeds("pretrained", [run_once(setup, plan) for plan in plans], setup.metric)
+        if "scratch_learning_rate" in figures:
+            settings = task.model_copy(update={"learning_rate": figures["scratch_learning_rate"]})
+            runs = [run_once(setup, replace(plan, settings=settings, scratch=True)) for plan in plans]
+            point |= _over_seeds("scratch", runs, setup.metric)
+        curve.append({"fraction": fraction, "examples": len(share_of_train(setup, fraction)), **point})
+    names = [f"{origin}{kind}" for origin in ("pretrained", "scratch") for kind in ("", "_std", "_seeds")]
+    whole = {name: figures[name] for name in names if name in figures}
+    return [*curve, {"fraction": 1.0, "examples": len(setup.data.train), **whole}]
+
+
+def _sweep(setup: Setup) -> tuple[Figures, TaskConfig]:
+    """Try learning rates and numbers of epochs with the first seed; (what came, the recipe with the best)."""
+    task = setup.task
+    trials: list[Figures] = []
+
+    def score(rate: float, epochs: float) -> float:
+        settings = task.model_copy(update={"learning_rate": rate, "num_train_epochs": epochs, "max_steps": None})
+        value: float = run_once(setup, Plan(settings, task.seeds[0])).validation[setup.metric]
+        trials.append({"learning_rate": rate, "num_train_epochs": epochs, setup.metric: value})
+        return value
+
+    if task.sweep.n_trials is None:
+        for rate, epochs in itertools.product(task.sweep.learning_rate, task.sweep.num_train_epochs):
+            score(rate, epochs)
     else:
-        model = load_model(setup.adapter.auto_class, setup.encoder, setup.config)
-    _train(setup.accelerator, setup.adapter, model, setup.features["train"], settings, seed, description)
-    validation = _score(setup, model, "validation")
-    test = validation if setup.data.test_is_validation else _score(setup, model, "test")
-    return _Run(model.cpu(), validation, test)
+        _ask_optuna(task, score)
+    best = max(trials, key=lambda trial: trial[setup.metric])
+    chosen = {key: best[key] for key in ("learning_rate", "num_train_epochs")}
+    say(f"{task.name}: best of {len(trials)} trials: " + ", ".join(f"{key} {value:g}" for key, value in chosen.items()))
+    return {"trials": trials, "best": chosen}, task.model_copy(update={**chosen, "max_steps": None})
 
 
-def _train(
-    accelerator: Accelerator,
-    adapter: TaskAdapter,
-    model: PreTrainedModel,
-    features: Sequence[Feature],
-    settings: TaskConfig,
-    seed: int,
-    description: str,
-) -> None:
-    if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    prepared, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
-    prepared.train()
-    size = settings.per_device_train_batch_size
-    steps_per_epoch = -(-len(features) // size)
-    steps = settings.max_steps or max(round(settings.num_train_epochs * steps_per_epoch), 1)
-    batches = _batches(features, size, seed)
-    with progress(steps, description, unit="step") as bar:
-        for step in range(steps):
-            # The middle of the step, so that neither the first nor the last has a rate of zero.
-            set_learning_rate(optimizer, learning_rate_at(settings, (step + 0.5) / steps, step, steps))
-            batch = adapter.collate(next(batches))
-            loss = backward_global_batch(accelerator, prepared, [batch], lambda micro: adapter.loss(prepared, micro))
-            optimizer_step(accelerator, prepared, optimizer, settings.max_grad_norm)
-            if step % 10 == 0 or step == steps - 1:
-                bar.set_postfix_str(f"loss {loss.mean.item():.3f}", refresh=False)
-            bar.update()
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-    accelerator.free_memory()
-
-
-def _batches(features: Sequence[Feature], size: int, seed: int) -> Iterator[list[Feature]]:
-    """Endless batches of rows of similar length, each row once an epoch, in an order that follows seed and epoch."""
-    epoch = 0
-    while True:
-        rng = random.Random(f"{seed} {epoch}")
-        # Lengths are blurred by a tenth: batches differ from epoch to epoch, and little is padded.
-        blurred = [
-            (len(feature["input_ids"]) * rng.uniform(0.9, 1.1), number) for number, feature in enumerate(features)
-        ]
-        order = [number for _, number in sorted(blurred)]
-        starts = list(range(0, len(order), size))
-        rng.shuffle(starts)
-        for start in starts:
-            yield [features[number] for number in order[start : start + size]]
-        epoch += 1
-
-
-def _score(setup: _Setup, model: PreTrainedModel, split: str) -> Figures:
-    adapter, examples, features = setup.adapter, getattr(setup.data, split), setup.features[split]
-    logits = logits_of(adapter, model, features, setup.task.per_device_eval_batch_size, setup.accelerator)
-    return adapter.metrics(examples, adapter.predictions(examples, features, logits))
-
-
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Write model and tokenizer into a folder, whole or not at all; what stood there is replaced.
-
-    Raises:
-        UserError: the folder can't be written.
-    """
-
-    def fill(folder: Path) -> None:
-        with quiet():
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-
+def _ask_optuna(task: TaskConfig, score: Callable[[float, float], float]) -> None:
     try:
-        write_folder(out, fill)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{out}: can't write the model: {getattr(error, 'strerror', None) or error}") from None
+        import optuna
+    except ImportError:
+        raise UserError("sweep.n_trials needs Optuna: pip install 'mlm-pretrain[sweep]', or leave it out") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rates, epochs = task.sweep.learning_rate, task.sweep.num_train_epochs
+
+    def objective(trial: Any) -> float:
+        rate = trial.suggest_float("learning_rate", min(rates), max(rates), log=True)
+        # Whole epochs, but where a fraction of one is all there is.
+        count = trial.suggest_float("num_train_epochs", min(epochs), max(epochs), step=1.0 if max(epochs) > 1 else None)
+        return score(rate, count)
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=task.seeds[0]))
+    study.optimize(objective, n_trials=task.sweep.n_trials)
 
 
-def _over_seeds(name: str, runs: Sequence[_Run], metric: str) -> Figures:
+# -- figures ------------------------------------------------------------------------------------------------------
+
+
+def _over_seeds(name: str, runs: Sequence[Run], metric: str) -> Figures:
     scores = [run.test[metric] for run in runs]
     return {
         name: statistics.fmean(scores),
         f"{name}_std": statistics.stdev(scores) if len(scores) > 1 else 0.0,
         f"{name}_seeds": scores,
     }
+
+
+def _examples_per_second(runs: Sequence[Run]) -> float:
+    """Of training, evaluations not included."""
+    return sum(run.progress.examples for run in runs) / max(sum(run.progress.seconds for run in runs), 1e-9)
 
 
 def _mean(figures: Sequence[Figures]) -> Figures:

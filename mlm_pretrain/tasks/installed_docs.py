@@ -16,7 +16,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -53,11 +53,11 @@ class _Document(NamedTuple):
     split: str
 
 
-def load_examples(task: Literal["classification", "ner"], held_out_fraction: float) -> Splits:
+def load_examples(task: str, held_out_fraction: float) -> Splits:
     """The labelled set for a kind of task.
 
     Args:
-        task: `classification` for the library set, `ner` for the API entities.
+        task: `classification` for the library set, `ner` for the API entities; there are no others.
         held_out_fraction: share of the documents that pretraining holds out (`text.validation_fraction`).
 
     Returns:
@@ -66,8 +66,10 @@ def load_examples(task: Literal["classification", "ner"], held_out_fraction: flo
         ner: `{"tokens": list[str], "tags": list[str]}`, tags in IOB2 (`B-CLASS`, `I-CLASS`, …, `O`).
 
     Raises:
-        UserError: too few documents are held out, or too few packages are installed.
+        UserError: too few documents are held out, too few packages are installed, or there is no set for the task.
     """
+    if task not in ("classification", "ner"):
+        raise UserError(f"tasks: source 'installed_docs' has sets for classification and ner, none for {task}")
     examples = (
         _library(_documents(held_out_fraction)) if task == "classification" else _api(_documents(held_out_fraction))
     )

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
+from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import (
     TASKS,
+    Example,
     Feature,
     Prediction,
-    cross_entropy_sum,
-    pad,
+    TaskAdapter,
+    column,
     probabilities,
 )
-from mlm_pretrain.tasks.data import Splits
-from mlm_pretrain.tasks.readers import Example, RowKind, valid_iob2
+from mlm_pretrain.tasks.schemes import check_tag, valid_iob2
 from mlm_pretrain.telemetry import warn
-from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
+from mlm_pretrain.training.loss import IGNORE_INDEX
 
 Span = tuple[int, int]
 """First character and the one after the last."""
 
 
 @TASKS.register("ner")
-class TokenClassification:
+class TokenClassification(TaskAdapter):
     """Words in `tokens`, their IOB2 tags in `tags`.
 
     What is tokenised is the text: `text` with the character `spans` of its words where an example has them, else
@@ -43,13 +42,19 @@ class TokenClassification:
     Features have `words`: pairs of a token's position and the number of the word it stands for.
     """
 
-    row_kind: ClassVar[RowKind] = "tokens"
     metric: ClassVar[str] = "f1"
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
     architecture: ClassVar[str] = "ForTokenClassification"
+    label_key: ClassVar[str] = "tags_column"
+    reads_conll: ClassVar[bool] = True
 
     def __init__(
-        self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int = 0
+        self,
+        labels: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        stride: int = 0,
+        task: TaskConfig | None = None,
     ) -> None:
         """
         Raises:
@@ -59,18 +64,32 @@ class TokenClassification:
             raise UserError(
                 f"{tokenizer.name_or_path}: NER needs a fast tokenizer (tokenizer.json), which tells character offsets"
             )
-        self.labels = list(labels)
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.stride = stride
+        super().__init__(labels, tokenizer, max_length, stride, task)
 
-    @staticmethod
-    def label_names(splits: Splits) -> list[str]:
+    @classmethod
+    def make_example(cls, row: dict[str, Any], task: TaskConfig, place: str, labelled: bool = True) -> Example:
+        tokens = column(row, "tokens_column", task, place)
+        tags = column(row, "tags_column", task, place)
+        for name, values in ((task.tokens_column, tokens), (task.tags_column, tags)):
+            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                raise UserError(f"{place}: {name} must be a list of strings")
+        if len(tokens) != len(tags):
+            raise UserError(f"{place}: {len(tokens)} {task.tokens_column} but {len(tags)} {task.tags_column}")
+        for tag in tags:
+            check_tag(tag, place)
+        return {"tokens": tokens, "tags": valid_iob2(tags), "place": place}
+
+    @classmethod
+    def text_of(cls, example: Example) -> str:
+        return example["text"] if "text" in example else " ".join(example["tokens"])
+
+    @classmethod
+    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
         """O, then B- and I- of every type; a type that only validation or test have can't be learnt, but counts."""
-        types = _types(splits.train)
+        types = _types(train)
         if not types:
-            raise UserError(f"{splits.train[0]['place']}: every training tag is O; there is nothing to learn")
-        for example in (*(splits.validation or ()), *(splits.test or ())):
+            raise UserError(f"{train[0]['place']}: every training tag is O; there is nothing to learn")
+        for example in others:
             for name in sorted(_types([example]) - types):
                 types.add(name)
                 warn(f"{example['place']}: no training example has the type '{name}', so it counts as missed")
@@ -108,12 +127,6 @@ class TokenClassification:
                     }
                 )
         return features
-
-    def collate(self, features: Sequence[Feature]) -> Batch:
-        return pad(features, self.tokenizer)
-
-    def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        return cross_entropy_sum(model, batch)
 
     def predictions(
         self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]

@@ -18,12 +18,11 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mlm_pretrain.errors import UserError
-
-# Importing an adapter's module registers it.
-from mlm_pretrain.tasks import classification, ner  # noqa: F401
-from mlm_pretrain.tasks.adapter import TASKS, Prediction, TaskAdapter, logits_of
+from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
-from mlm_pretrain.tasks.readers import Example, parse_json_line, read_raw_lines
+from mlm_pretrain.tasks.inference import logits_of
+from mlm_pretrain.tasks.readers import parse_json_line, read_raw_lines
+from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.telemetry import progress, say, warn
 
 CHUNK = 1024
@@ -63,6 +62,7 @@ def predict(
     length = window_length(config, tokenizer, max_length, stride or 0)
     labels = [config.id2label[number] for number in range(config.num_labels)]
     adapter = TASKS[name](labels, tokenizer, length, length // 8 if stride is None else stride)
+    adapter.take(config)
     model = load_model(adapter.auto_class, model_dir, config)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     texts = _Texts(input, text_column)
@@ -138,14 +138,14 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 def _label(adapter: TaskAdapter, model: PreTrainedModel, texts: list[str], batch_size: int) -> Iterator[dict[str, Any]]:
     examples: list[Example] = [{"text": text} for text in texts]
-    if adapter.row_kind == "tokens":
+    if adapter.reads_conll:
         for example in examples:
             example["spans"] = split_words(example["text"])
             example["tokens"] = [example["text"][start:end] for start, end in example["spans"]]
     features = adapter.encode(examples)
     predictions = adapter.predictions(examples, features, logits_of(adapter, model, features, batch_size))
     for example, prediction in zip(examples, predictions, strict=True):
-        if adapter.row_kind == "tokens":
+        if adapter.reads_conll:
             prediction = {"entities": entities(example, prediction)}
         yield {"text": example["text"], **prediction}
 
@@ -169,10 +169,10 @@ def entities(example: Example, prediction: Prediction) -> list[dict[str, Any]]:
 
 
 def _task_of(config: PretrainedConfig, model_dir: str | Path) -> str:
-    architecture = (config.architectures or ["no architecture"])[0]
     for name in TASKS:
-        if architecture.endswith(TASKS[name].architecture):
+        if TASKS[name].serves(config):
             return name
+    architecture = (config.architectures or ["no architecture"])[0]
     raise UserError(f"{model_dir}: a {architecture} labels nothing; give a fine-tuned model, as in runs/…/tasks/…")
 
 

@@ -1,7 +1,7 @@
-"""Labelled examples from files: jsonl, csv and tsv, CoNLL; each also gzipped.
+"""Rows of labelled files: jsonl, csv and tsv, Parquet, CoNLL; each text format also gzipped.
 
-An example is a plain dict. A text carries `{"text": str, "label": str}`, a sentence of words
-`{"tokens": [str], "tags": [str]}` with IOB2 tags; both carry `"place"`, the file and line that errors name.
+A row is a plain dict of columns with its place, the file and line that errors name. What a task makes of it is the
+adapter's `make_example`.
 """
 
 from __future__ import annotations
@@ -9,88 +9,54 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
+
+import pyarrow.parquet
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.adapter import Example, TaskAdapter
+from mlm_pretrain.tasks.conll import read_conll
 
-Example = dict[str, Any]
-RowKind = Literal["text", "tokens"]
-"""What an example of a task is: one text with a label, or a list of words with a tag each."""
-
-_TAG = re.compile(r"O|[BI]-\S+")
+Row = tuple[dict[str, Any], str]
+"""The columns, and the place."""
 
 
-def read_examples(file: str | Path, kind: RowKind, task: TaskConfig) -> list[Example]:
+def read_examples(file: str | Path, adapter: type[TaskAdapter], task: TaskConfig) -> list[Example]:
     """Read one labelled file whole; its ending tells the format.
 
     Args:
-        file: `.jsonl`, `.csv` or `.tsv` with texts; `.jsonl` or CoNLL (`.conll`, `.txt`, `.tsv`, `.bio`, `.iob`,
-            `.iob2`) with words; each may end in `.gz`.
+        file: `.jsonl`, `.csv`, `.tsv` or `.parquet`, for tasks that label words CoNLL too (`.conll`, `.txt`, `.tsv`,
+            `.bio`, `.iob`, `.iob2`); the text formats may end in `.gz`.
         task: names the columns.
+
+    Raises:
+        UserError: with file and line, for whatever can't be read.
+    """
+    examples = [adapter.make_example(row, task, place) for row, place in read_rows(file, task, adapter.reads_conll)]
+    if not examples:
+        raise UserError(f"{file}: no examples in it; give a file with labelled rows")
+    return examples
+
+
+def read_rows(file: str | Path, task: TaskConfig, conll: bool = False) -> Iterator[Row]:
+    """The rows of a labelled file, in its order.
+
+    Args:
+        conll: whether `.txt`, `.tsv`, … are CoNLL files; their rows have `task.tokens_column` and `task.tags_column`.
 
     Raises:
         UserError: with file and line, for whatever can't be read.
     """
     path = Path(file)
     ending = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
-    known = _READERS[kind]
+    known = {**ROWS, **(CONLL if conll else {})}
     if ending not in known:
-        raise UserError(f"{path}: a file of {kind} with labels ends in {', '.join(known)} (or these with .gz)")
-    examples = list(known[ending](path, task))
-    if not examples:
-        raise UserError(f"{path}: no examples in it; give a file with labelled {kind}")
-    return examples
-
-
-def make_example(row: dict[str, Any], kind: RowKind, task: TaskConfig, place: str) -> Example:
-    """Check one row of any source and bring it into the form of an example.
-
-    Raises:
-        UserError: a column is missing, or a value isn't what the task needs.
-    """
-    if kind == "text":
-        text = _column(row, "text_column", task, place)
-        if not isinstance(text, str):
-            raise UserError(f"{place}: {task.text_column} is {text!r}; it must be a string")
-        return {"text": text, "label": _label(_column(row, "label_column", task, place), task, place), "place": place}
-    tokens = _column(row, "tokens_column", task, place)
-    tags = _column(row, "tags_column", task, place)
-    for name, values in ((task.tokens_column, tokens), (task.tags_column, tags)):
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise UserError(f"{place}: {name} must be a list of strings")
-    if len(tokens) != len(tags):
-        raise UserError(f"{place}: {len(tokens)} {task.tokens_column} but {len(tags)} {task.tags_column}")
-    for tag in tags:
-        check_tag(tag, place)
-    return {"tokens": tokens, "tags": valid_iob2(tags), "place": place}
-
-
-def check_tag(tag: str, place: str) -> None:
-    """
-    Raises:
-        UserError: the tag is not `O`, `B-TYPE` or `I-TYPE`.
-    """
-    if not _TAG.fullmatch(tag):
-        raise UserError(f"{place}: '{tag}' is not an IOB2 tag; allowed are O, B-TYPE and I-TYPE")
-
-
-def valid_iob2(tags: Iterable[str]) -> list[str]:
-    """Read an I- that continues nothing as the B- of a new entity, as conlleval does.
-
-    This also turns IOB1 tags (B- only between neighbours of one type) into the IOB2 tags of the same entities.
-    """
-    valid: list[str] = []
-    previous = "O"
-    for tag in tags:
-        starts = tag.startswith("I-") and previous[2:] != tag[2:]
-        valid.append(f"B-{tag[2:]}" if starts else tag)
-        previous = tag
-    return valid
+        raise UserError(f"{path}: a file with labelled rows ends in {', '.join(known)} (text may be gzipped, .gz)")
+    return known[ending](path, task)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -135,18 +101,15 @@ def parse_json_line(line: str, place: str) -> dict[str, Any]:
     return row
 
 
-def _jsonl(kind: RowKind) -> Callable[[Path, TaskConfig], Iterator[Example]]:
-    def read(path: Path, task: TaskConfig) -> Iterator[Example]:
-        for number, line in read_lines(path):
-            if line.strip():
-                place = f"{path}:{number}"
-                yield make_example(parse_json_line(line, place), kind, task, place)
-
-    return read
+def _jsonl(path: Path, task: TaskConfig) -> Iterator[Row]:
+    for number, line in read_lines(path):
+        if line.strip():
+            place = f"{path}:{number}"
+            yield parse_json_line(line, place), place
 
 
-def _delimited(delimiter: str) -> Callable[[Path, TaskConfig], Iterator[Example]]:
-    def read(path: Path, task: TaskConfig) -> Iterator[Example]:
+def _delimited(delimiter: str) -> Callable[[Path, TaskConfig], Iterator[Row]]:
+    def read(path: Path, task: TaskConfig) -> Iterator[Row]:
         csv.field_size_limit(sys.maxsize)
         # strict: an unbalanced quote is an error rather than a field that swallows the lines after it.
         reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
@@ -159,75 +122,38 @@ def _delimited(delimiter: str) -> Callable[[Path, TaskConfig], Iterator[Example]
                 elif fields and len(fields) != len(header):
                     raise UserError(f"{place}: {len(fields)} fields, but the header names {len(header)} columns")
                 elif fields:
-                    yield make_example(dict(zip(header, fields, strict=True)), "text", task, place)
+                    yield dict(zip(header, fields, strict=True)), place
         except csv.Error as error:
             raise UserError(f"{path}:{reader.line_num}: not valid csv: {error}") from None
 
     return read
 
 
-def _conll(path: Path, task: TaskConfig) -> Iterator[Example]:
-    """First column word, last column tag, by tabs or else blanks; an empty line between sentences.
-
-    Lines that start with -DOCSTART- are skipped, as are comments: `# …` without tabs whose last field is no tag.
-    """
-    tokens: list[str] = []
-    tags: list[str] = []
-    first = 0
-    for number, line in read_lines(path):
-        line = line.rstrip("\r\n")
-        fields = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-        comment = line.startswith("# ") and "\t" not in line and not _TAG.fullmatch(fields[-1])
-        if line.strip(" \t") and not comment and fields[0] != "-DOCSTART-":
-            place = f"{path}:{number}"
-            if len(fields) < 2:
-                raise UserError(f"{place}: only one column; a line is a word, then a tag, by tab or blank")
-            tag = fields[-1].strip(" ")
-            check_tag(tag, place)
-            first = first or number
-            tokens.append(fields[0])
-            tags.append(tag)
-        elif not comment and tokens:
-            yield {"tokens": tokens, "tags": valid_iob2(tags), "place": f"{path}:{first}"}
-            tokens, tags, first = [], [], 0
-    if tokens:
-        yield {"tokens": tokens, "tags": valid_iob2(tags), "place": f"{path}:{first}"}
+def _parquet(path: Path, task: TaskConfig) -> Iterator[Row]:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    yield row, f"{path}, row {number}"
+                    number += 1
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a Parquet file that can be read: {error}") from None
 
 
-def _column(row: dict[str, Any], key: str, task: TaskConfig, place: str) -> Any:
-    name = getattr(task, key)
-    if name not in row:
-        hint = nearest(name, map(str, row))
-        columns = f" The columns are {', '.join(map(str, row))}" if "allowed" not in hint else ""
-        raise UserError(f"{place}: no column '{name}' ({key}){hint}{columns}")
-    return row[name]
+def _conll(path: Path, task: TaskConfig) -> Iterator[Row]:
+    for tokens, tags, place in read_conll(path, read_lines(path), task.conll_columns):
+        yield {task.tokens_column: tokens, task.tags_column: tags}, place
 
 
-def _label(value: Any, task: TaskConfig, place: str) -> str:
-    """A class as a name: names stay, integers become their digits."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | int) or value == "":
-        raise UserError(f"{place}: {task.label_column} is {value!r}; a label is a name or an integer")
-    return str(value)
-
-
-_Reader = Callable[[Path, TaskConfig], Iterator[Example]]
-_READERS: dict[RowKind, dict[str, _Reader]] = {
-    "text": {
-        ".jsonl": _jsonl("text"),
-        ".json": _jsonl("text"),
-        ".csv": _delimited(","),
-        ".tsv": _delimited("\t"),
-    },
-    "tokens": {
-        ".jsonl": _jsonl("tokens"),
-        ".json": _jsonl("tokens"),
-        ".conll": _conll,
-        ".txt": _conll,
-        ".tsv": _conll,
-        ".bio": _conll,
-        ".iob": _conll,
-        ".iob2": _conll,
-    },
+Reader = Callable[[Path, TaskConfig], Iterator[Row]]
+ROWS: dict[str, Reader] = {
+    ".jsonl": _jsonl,
+    ".json": _jsonl,
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
+    ".parquet": _parquet,
 }
+CONLL: dict[str, Reader] = dict.fromkeys((".conll", ".txt", ".tsv", ".bio", ".iob", ".iob2"), _conll)

@@ -14,15 +14,16 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adapter import TASKS, TaskAdapter, logits_of
+from mlm_pretrain.tasks.adapter import TASKS, TaskAdapter
 from mlm_pretrain.tasks.classification import Classification
-from mlm_pretrain.tasks.data import Splits
 from mlm_pretrain.tasks.encoder import check_vocabulary, load_config, load_model, load_tokenizer, window_length
+from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.ner import TokenClassification
 from mlm_pretrain.training.device import make_accelerator
 from mlm_pretrain.training.loss import Batch, backward_global_batch
 from tests.tasks.conftest import separable_sentences, separable_texts
 
+TOY = TaskConfig(task="classification", name="toy")
 LABELS = {"classification": ["bad", "good"], "ner": ["O", "B-LOC", "I-LOC"]}
 
 
@@ -99,12 +100,12 @@ def rows(*labels: str) -> list[dict]:
 
 
 def test_classes_are_learnt_from_train() -> None:
-    assert Classification.label_names(Splits(rows("10", "9", "-1"), None, None)) == ["-1", "9", "10"]
-    assert Classification.label_names(Splits(rows("no", "maybe"), rows("no"), None)) == ["maybe", "no"]
+    assert Classification.label_names(rows("10", "9", "-1"), [], TOY) == ["-1", "9", "10"]
+    assert Classification.label_names(rows("no", "maybe"), rows("no"), TOY) == ["maybe", "no"]
     with pytest.raises(UserError, match="f:1: every training label is 'x'; two"):
-        Classification.label_names(Splits(rows("x", "x"), None, None))
+        Classification.label_names(rows("x", "x"), [], TOY)
     with pytest.raises(UserError, match=r"f:2: the label 'positiv' is not among .* did you mean 'positive'"):
-        Classification.label_names(Splits(rows("positive", "negative"), None, rows("positive", "positiv")))
+        Classification.label_names(rows("positive", "negative"), rows("positive", "positiv"), TOY)
 
 
 def test_majority_class(bpe: PreTrainedTokenizerFast) -> None:

@@ -15,16 +15,22 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.adapter import TaskAdapter
+from mlm_pretrain.tasks.classification import Classification
 from mlm_pretrain.tasks.data import Splits, complete, read_splits
-from mlm_pretrain.tasks.readers import RowKind, read_examples, valid_iob2
+from mlm_pretrain.tasks.ner import TokenClassification
+from mlm_pretrain.tasks.readers import read_examples
+from mlm_pretrain.tasks.schemes import valid_iob2
 
 TASK = TaskConfig(task="classification", name="toy")
 NER = TaskConfig(task="ner", name="toy", tags_column="tags")
 
 
-def read(path: Path, content: str | bytes, kind: RowKind = "text", task: TaskConfig = TASK) -> list[dict]:
+def read(
+    path: Path, content: str | bytes, adapter: type[TaskAdapter] = Classification, task: TaskConfig = TASK
+) -> list[dict]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return [{key: row[key] for key in row if key != "place"} for row in read_examples(path, kind, task)]
+    return [{key: row[key] for key in row if key != "place"} for row in read_examples(path, adapter, task)]
 
 
 def test_jsonl_csv_and_tsv_give_the_same_examples(tmp_path: Path) -> None:
@@ -46,7 +52,7 @@ def test_conll_reads_first_and_last_column(tmp_path: Path) -> None:
         "\n\n"
         "#tag\tO\n# O\nNew York\tB-LOC\n\tO\n"  # a hashtag, a lone #, a word with a blank, an empty word
     )
-    assert read(tmp_path / "a.conll", content, "tokens", NER) == [
+    assert read(tmp_path / "a.conll", content, TokenClassification, NER) == [
         {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
         {"tokens": ["#tag", "#", "New York", ""], "tags": ["O", "O", "B-LOC", "O"]},
     ]
@@ -54,46 +60,53 @@ def test_conll_reads_first_and_last_column(tmp_path: Path) -> None:
 
 def test_words_and_tags_from_jsonl(tmp_path: Path) -> None:
     content = '{"tokens": ["EU", "says"], "tags": ["I-ORG", "O"]}\n'
-    assert read(tmp_path / "a.jsonl", content, "tokens", NER) == [{"tokens": ["EU", "says"], "tags": ["B-ORG", "O"]}]
+    assert read(tmp_path / "a.jsonl", content, TokenClassification, NER) == [
+        {"tokens": ["EU", "says"], "tags": ["B-ORG", "O"]}
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "kind", "problem"),
+    ("name", "content", "adapter", "problem"),
     [
-        ("a.jsonl", "", "text", "a.jsonl: no examples"),
-        ("a.jsonl", '{"text": "x", "label": 1}\n{"text": \n', "text", "a.jsonl:2: not valid JSON"),
-        ("a.jsonl", "[1]\n", "text", "a.jsonl:1: a JSON list"),
-        ("a.jsonl", '{"txt": "x", "label": 1}\n', "text", "a.jsonl:1: no column 'text'.*did you mean 'txt'"),
-        ("a.jsonl", '{"text": "x", "klass": 1}\n', "text", "no column 'label'.*text, klass|allowed: klass, text"),
-        ("a.jsonl", '{"text": null, "label": 1}\n', "text", "a.jsonl:1: text is None"),
-        ("a.jsonl", '{"text": "x", "label": 0.5}\n', "text", "a.jsonl:1: label is 0.5"),
-        ("a.jsonl", b'{"text": "\xff", "label": 1}\n', "text", "a.jsonl:1: not UTF-8"),
-        ("a.jsonl.gz", b"not gzip", "text", "a.jsonl.gz: Not a gzipped file"),
-        ("a.csv", "text,label\na,1\nb\n", "text", "a.csv:3: 1 fields, but the header names 2"),
-        ("a.csv", 'text,label\n"never closed,1\nb,2\n', "text", "a.csv:3: not valid csv"),
-        ("a.csv", "text,label\n", "text", "a.csv: no examples"),
-        ("a.parquet", "x", "text", "ends in .jsonl"),
-        ("a.conll", "EU\tB-ORG\n#hashtag\n", "tokens", "a.conll:2: only one column"),
-        ("a.conll", "EU\tS-ORG\n", "tokens", "a.conll:1: 'S-ORG' is not an IOB2 tag"),
-        ("a.jsonl", '{"tokens": ["EU"], "tags": []}\n', "tokens", "a.jsonl:1: 1 tokens but 0 tags"),
-        ("a.jsonl", '{"tokens": "EU", "tags": "O"}\n', "tokens", "a.jsonl:1: tokens must be a list"),
+        ("a.jsonl", "", Classification, "a.jsonl: no examples"),
+        ("a.jsonl", '{"text": "x", "label": 1}\n{"text": \n', Classification, "a.jsonl:2: not valid JSON"),
+        ("a.jsonl", "[1]\n", Classification, "a.jsonl:1: a JSON list"),
+        ("a.jsonl", '{"txt": "x", "label": 1}\n', Classification, "a.jsonl:1: no column 'text'.*did you mean 'txt'"),
+        (
+            "a.jsonl",
+            '{"text": "x", "klass": 1}\n',
+            Classification,
+            "no column 'label'.*text, klass|allowed: klass, text",
+        ),
+        ("a.jsonl", '{"text": null, "label": 1}\n', Classification, "a.jsonl:1: text is None"),
+        ("a.jsonl", '{"text": "x", "label": 0.5}\n', Classification, "a.jsonl:1: label is 0.5"),
+        ("a.jsonl", b'{"text": "\xff", "label": 1}\n', Classification, "a.jsonl:1: not UTF-8"),
+        ("a.jsonl.gz", b"not gzip", Classification, "a.jsonl.gz: Not a gzipped file"),
+        ("a.csv", "text,label\na,1\nb\n", Classification, "a.csv:3: 1 fields, but the header names 2"),
+        ("a.csv", 'text,label\n"never closed,1\nb,2\n', Classification, "a.csv:3: not valid csv"),
+        ("a.csv", "text,label\n", Classification, "a.csv: no examples"),
+        ("a.xlsx", "x", Classification, "ends in .jsonl"),
+        ("a.conll", "EU\tB-ORG\n#hashtag\n", TokenClassification, "a.conll:2: only one column"),
+        ("a.conll", "EU\tS-ORG\n", TokenClassification, "a.conll:1: 'S-ORG' is not an IOB2 tag"),
+        ("a.jsonl", '{"tokens": ["EU"], "tags": []}\n', TokenClassification, "a.jsonl:1: 1 tokens but 0 tags"),
+        ("a.jsonl", '{"tokens": "EU", "tags": "O"}\n', TokenClassification, "a.jsonl:1: tokens must be a list"),
     ],
 )
 def test_bad_files_are_named_with_their_line(
-    tmp_path: Path, name: str, content: str | bytes, kind: RowKind, problem: str
+    tmp_path: Path, name: str, content: str | bytes, adapter: type[TaskAdapter], problem: str
 ) -> None:
     with pytest.raises(UserError, match=problem):
-        read(tmp_path / name, content, kind, NER if kind == "tokens" else TASK)
+        read(tmp_path / name, content, adapter, NER if adapter is TokenClassification else TASK)
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.jsonl: no such file"):
-        read_examples(tmp_path / "nowhere.jsonl", "text", TASK)
+        read_examples(tmp_path / "nowhere.jsonl", Classification, TASK)
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UserError, match=r"folder\.jsonl: Is a directory"):
-        read_examples(tmp_path / "folder.jsonl", "text", TASK)
+        read_examples(tmp_path / "folder.jsonl", Classification, TASK)
     with pytest.raises(UserError, match="task 'toy': no data"):
-        read_splits(TASK, "text")
+        read_splits(TASK, Classification)
 
 
 @settings(deadline=None)
@@ -111,31 +124,33 @@ def examples(count: int) -> list[dict]:
 
 def test_validation_is_carved_by_text_and_keeps_duplicates_together() -> None:
     rows = examples(100)  # ten texts stand twice
-    data = complete(Splits(rows, None, None), TASK)
+    data = complete(Splits(rows, None, None), TASK, Classification)
     texts = [{row["text"] for row in part} for part in (data.train, data.validation)]
     assert not texts[0] & texts[1]
     assert len(texts[1]) == 9
     assert len(data.train) + len(data.validation) == len(rows)
     assert data.test_is_validation and data.test == data.validation
     # Neither the order of the file nor what else stands in it decides about a text.
-    again = complete(Splits(rows[::-1], None, None), TASK)
+    again = complete(Splits(rows[::-1], None, None), TASK, Classification)
     assert {row["text"] for row in again.validation} == texts[1]
 
 
 def test_two_texts_at_least_are_needed_to_hold_one_out() -> None:
-    assert len(complete(Splits(examples(2), None, None), TASK).validation) == 1
+    assert len(complete(Splits(examples(2), None, None), TASK, Classification).validation) == 1
     with pytest.raises(UserError, match="1 distinct example"):
-        complete(Splits(examples(1) * 5, None, None), TASK)
+        complete(Splits(examples(1) * 5, None, None), TASK, Classification)
 
 
 @pytest.mark.parametrize("limit", [20, 50])
 def test_limited_sets_keep_the_shares_of_the_classes(limit: int) -> None:
     task = TASK.model_copy(update={"max_train_samples": limit, "max_eval_samples": 10})
-    data = complete(Splits(examples(200), examples(100), examples(100)), task)
+    data = complete(Splits(examples(200), examples(100), examples(100)), task, Classification)
     counts = Counter(row["label"] for row in data.train)
     assert (len(data.train), len(data.validation), len(data.test)) == (limit, 10, 10)
     assert counts["b"] == limit // 10
-    more = complete(Splits(examples(200), None, None), TASK.model_copy(update={"max_train_samples": limit + 5}))
+    more = complete(
+        Splits(examples(200), None, None), TASK.model_copy(update={"max_train_samples": limit + 5}), Classification
+    )
     assert len(more.train) == limit + 5
 
 
@@ -153,14 +168,14 @@ def test_hub_datasets_give_class_names(tmp_path: Path) -> None:
         rows = {"text": [f"{split} {number}" for number in range(len(labels))], "label": labels}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
     task = TaskConfig(task="classification", name="toy", path=str(folder))
-    splits = read_splits(task, "text")
+    splits = read_splits(task, Classification)
     assert [row["label"] for row in splits.train] == ["no", "yes", "yes"]
     assert splits.test is None  # its labels are hidden
     with pytest.raises(UserError, match=r"data\[test\], row 0: the label is -1"):
-        read_splits(task.model_copy(update={"test": "test"}), "text")
+        read_splits(task.model_copy(update={"test": "test"}), Classification)
     with pytest.raises(UserError, match="no split 'tests'; did you mean 'test'"):
-        read_splits(task.model_copy(update={"test": "tests"}), "text")
-    sliced = read_splits(task.model_copy(update={"train": "train[:2]"}), "text")
+        read_splits(task.model_copy(update={"test": "tests"}), Classification)
+    sliced = read_splits(task.model_copy(update={"train": "train[:2]"}), Classification)
     assert [row["text"] for row in sliced.train] == ["train 0", "train 1"]
 
 
@@ -171,10 +186,10 @@ def test_hub_datasets_give_tag_names(tmp_path: Path) -> None:
     rows = {"tokens": [["a", "b"]], "ner_tags": [[1, 2]]}
     (tmp_path / "data").mkdir()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "train.parquet")
-    splits = read_splits(TaskConfig(task="ner", name="toy", path=str(tmp_path / "data")), "tokens")
+    splits = read_splits(TaskConfig(task="ner", name="toy", path=str(tmp_path / "data")), TokenClassification)
     assert splits.train[0]["tags"] == ["B-x", "I-x"]
 
 
 def test_a_dataset_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="task 'toy': can't load the dataset"):
-        read_splits(TaskConfig(task="classification", name="toy", path=str(tmp_path / "nothing")), "text")
+        read_splits(TaskConfig(task="classification", name="toy", path=str(tmp_path / "nothing")), Classification)

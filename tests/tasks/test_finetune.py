@@ -13,8 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adapter import TASKS, logits_of
-from mlm_pretrain.tasks.finetune import _batches, export, finetune
+from mlm_pretrain.tasks.adapter import TASKS
+from mlm_pretrain.tasks.finetune import finetune
+from mlm_pretrain.tasks.fit import batches_from
+from mlm_pretrain.tasks.inference import logits_of
+from mlm_pretrain.tasks.trials import export
 from tests.tasks.conftest import conll, separable_sentences, separable_texts
 
 RECIPE = {"num_train_epochs": 10, "learning_rate": 5e-3, "bf16": False, "per_device_train_batch_size": 8}
@@ -38,7 +41,7 @@ def sentences(tmp_path: Path) -> TaskConfig:
 
 
 def without_time(figures: dict) -> dict:
-    return {key: value for key, value in figures.items() if key != "seconds"}
+    return {key: value for key, value in figures.items() if key not in ("seconds", "examples_per_second")}
 
 
 def test_classification_end_to_end(texts: TaskConfig, encoder: Path, tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_classification_end_to_end(texts: TaskConfig, encoder: Path, tmp_path: P
     assert figures["train_examples"] + figures["validation_examples"] == 64 and figures["validation_examples"] >= 6
     json.dumps(figures)
 
-    assert sorted(file.name for file in out.parent.iterdir()) == ["toy"]
+    assert sorted(file.name for file in out.parent.iterdir()) == ["toy", "toy.errors.jsonl"]
     classify = pipeline("text-classification", model=str(out))
     assert [row["label"] for row in classify(["the river Berlin", "people Mombasa at"])] == ["good", "bad"]
 
@@ -123,7 +126,7 @@ def test_a_failed_export_leaves_what_stood(encoder: Path, tmp_path: Path) -> Non
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     model = AutoModelForSequenceClassification.from_pretrained(encoder)
     out = tmp_path / "out"
-    export(model, tokenizer, out)
+    export(model.save_pretrained, tokenizer, out)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
 
     class Broken:
@@ -131,7 +134,7 @@ def test_a_failed_export_leaves_what_stood(encoder: Path, tmp_path: Path) -> Non
             raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="out: can't write the model: No space left"):
-        export(model, Broken(), out)  # type: ignore[arg-type]
+        export(model.save_pretrained, Broken(), out)  # type: ignore[arg-type]
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
@@ -139,7 +142,7 @@ def test_a_failed_export_leaves_what_stood(encoder: Path, tmp_path: Path) -> Non
 def test_batches_take_every_row_once_an_epoch() -> None:
     rng = random.Random(0)
     features = [{"input_ids": [0] * rng.randint(1, 100), "number": number} for number in range(100)]
-    stream = _batches(features, 16, seed=0)
+    stream = batches_from(features, 16, seed=0)
     epochs = [[next(stream) for _ in range(7)] for _ in range(2)]
     for epoch in epochs:
         assert sorted(feature["number"] for batch in epoch for feature in batch) == list(range(100))

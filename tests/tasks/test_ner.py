@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.data import Splits
 from mlm_pretrain.tasks.ner import TokenClassification
 from mlm_pretrain.training.loss import IGNORE_INDEX
 
+TOY = TaskConfig(task="ner", name="toy")
 LABELS = ["O", "B-x", "I-x"]
 WORDS = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cs", "Zs", "Zl", "Zp", "Cc")), min_size=1, max_size=12
@@ -142,11 +143,11 @@ def test_two_words_in_one_token_are_one_entity(bpe: PreTrainedTokenizerFast) -> 
 def test_labels_come_from_train(capsys: pytest.CaptureFixture[str]) -> None:
     train = [{"tokens": ["a"], "tags": ["B-x"], "place": "train:1"}]
     other = [{"tokens": ["a"], "tags": ["I-z"], "place": "test:7"}]
-    assert TokenClassification.label_names(Splits(train, None, None)) == LABELS
-    assert TokenClassification.label_names(Splits(train, None, other)) == [*LABELS, "B-z", "I-z"]
+    assert TokenClassification.label_names(train, [], TOY) == LABELS
+    assert TokenClassification.label_names(train, other, TOY) == [*LABELS, "B-z", "I-z"]
     assert "test:7: no training example has the type 'z'" in capsys.readouterr().err
     with pytest.raises(UserError, match="a:1: every training tag is O"):
-        TokenClassification.label_names(Splits([{"tokens": ["a"], "tags": ["O"], "place": "a:1"}], None, None))
+        TokenClassification.label_names([{"tokens": ["a"], "tags": ["O"], "place": "a:1"}], [], TOY)
 
 
 def test_majority_is_each_words_commonest_tag(bpe: PreTrainedTokenizerFast) -> None:

@@ -1,0 +1,108 @@
+"""One schema for all stages.
+
+A config is a YAML file with a section a stage; keys carry the names that `transformers.TrainingArguments`,
+`datasets.load_dataset` and the transformers configs already use. Any key can be overridden on the command line by
+its dotted name (`training.learning_rate=5e-4`). Sections are frozen, and an unknown key is an error with the
+nearest known name (`config_file.py` reads files and words the errors). This module imports no torch, so that a
+misspelt key is told at once.
+"""
+
+from __future__ import annotations
+
+import yaml
+from pydantic import Field, model_validator
+
+from mlm_pretrain.config.base import Name, Section, dotted, fingerprint, parse_size
+from mlm_pretrain.config.tasks import TaskConfig
+from mlm_pretrain.config.text import (
+    FilterConfig,
+    PrepareConfig,
+    SourceConfig,
+    StreamConfig,
+    TextConfig,
+    TokenizerConfig,
+)
+from mlm_pretrain.config.training import (
+    Budget,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerSection,
+    Ramp,
+    TrainingConfig,
+)
+from mlm_pretrain.errors import UserError, nearest
+
+__all__ = [
+    "Budget",
+    "Config",
+    "EvaluationConfig",
+    "FilterConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerSection",
+    "PrepareConfig",
+    "PublishConfig",
+    "Ramp",
+    "RunConfig",
+    "SourceConfig",
+    "StreamConfig",
+    "TaskConfig",
+    "TextConfig",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "dotted",
+    "fingerprint",
+    "parse_size",
+]
+
+
+class RunConfig(Section):
+    name: Name = "run"
+    seed: int = Field(0, ge=0, lt=2**32)
+    output_dir: str = "runs"
+
+
+class EvaluationConfig(Section):
+    fill_mask: list[str] = []
+    """Sentences with one [MASK] each, whatever the tokenizer calls it; the guesses go into the records."""
+
+
+class PublishConfig(Section):
+    hub_model_id: str | None = None
+    hub_private_repo: bool = True
+    license: str | None = None
+    language: str | list[str] | None = None
+    tags: list[str] = []
+    description: str | None = None
+
+
+class Config(Section):
+    run: RunConfig = RunConfig()
+    text: TextConfig = TextConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    stream: StreamConfig = StreamConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tasks: list[TaskConfig] = []
+    publish: PublishConfig = PublishConfig()
+
+    @model_validator(mode="after")
+    def _task_names_differ(self) -> Config:
+        names = [task.name for task in self.tasks]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"two tasks are named '{sorted(twice)[0]}'; each task needs a name of its own")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved config, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def task(self, name: str) -> TaskConfig:
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise UserError(f"no task is named '{name}'{nearest(name, [task.name for task in self.tasks])}")

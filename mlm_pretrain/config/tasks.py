@@ -1,0 +1,140 @@
+"""A task to fine-tune on: its data, how the encoder is used, and the recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from mlm_pretrain.config.base import Name, Positive, Section
+from mlm_pretrain.config.training import OptimizerSection
+
+
+class EncoderOrigin(Section):
+    """A checkpoint that a task starts from."""
+
+    path: str
+    """A folder (a run's `model/`, another task's `tasks/<name>`) or a Hub repository."""
+    revision: str | None = None
+
+
+class LoraConfig(Section):
+    """`encoder: lora`; names as in `peft.LoraConfig`."""
+
+    r: Positive = 8
+    lora_alpha: Positive = 16
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+    merge: bool = True
+    """Export the merged model; false: the adapter, in a folder that `peft` loads over the encoder."""
+
+
+class Sweep(Section):
+    """What `finetune --sweep` tries on validation with the first seed, before all seeds run with the best."""
+
+    learning_rate: list[Annotated[float, Field(gt=0)]] = Field([1e-4, 3e-4, 1e-3], min_length=1)
+    num_train_epochs: list[Annotated[float, Field(gt=0)]] = Field([3.0, 6.0], min_length=1)
+    n_trials: Positive | None = None
+    """So many trials that Optuna chooses between the ends of the lists (learning rates by their logarithm); by
+    default every combination."""
+
+
+class TaskConfig(OptimizerSection):
+    task: str
+    name: Name
+
+    # -- data
+    source: Literal["files", "hub", "installed_docs"] | None = None
+    """By default `files` where `train` names a file, `hub` where `path` is given."""
+    path: str | None = None
+    config_name: str | None = None
+    revision: str | None = None
+    train: str | None = None
+    """A file (jsonl, csv, tsv, Parquet, CoNLL), or a split of the Hub dataset (default: train)."""
+    validation: str | None = None
+    test: str | None = None
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    """The second text of a pair."""
+    label_column: str = "label"
+    tokens_column: str = "tokens"
+    tags_column: str = "ner_tags"
+    spans_column: str = "entities"
+    """ner: where the rows have no words, the entities of `text_column` by character: `{start, end, label}` each."""
+    conll_columns: tuple[int, int] = (0, -1)
+    """The columns of a CoNLL file that hold the word and the tag, counted from 0, or from -1 backwards."""
+    question_column: str = "question"
+    context_column: str = "context"
+    answers_column: str = "answers"
+    validation_fraction: float = Field(0.1, gt=0.0, lt=1.0)
+    """Taken from train (by a hash of the text) where no validation set is given."""
+    max_train_samples: Positive | None = None
+    max_eval_samples: Positive | None = None
+
+    # -- the model
+    model: str | EncoderOrigin | None = None
+    """The encoder: a folder or a Hub repository; by default the run's own `model/`. Another task's folder makes that
+    task an intermediate one."""
+    config: dict[str, Any] = {}
+    """Keys of the transformers config, as `{classifier_pooling: mean}` of ModernBERT."""
+    encoder: Literal["full", "lora", "frozen"] = "full"
+    """What is trained: everything, low-rank adapters and the head, or the head alone, on features computed once."""
+    lora: LoraConfig = LoraConfig()
+    layerwise_lr_decay: float = Field(1.0, gt=0, le=1)
+    """Each layer's learning rate is this times that of the layer above it; the head has `learning_rate`."""
+
+    # -- the recipe
+    learning_rate: float = Field(3e-4, gt=0)
+    num_train_epochs: float = Field(3.0, gt=0)
+    max_steps: Positive | None = None
+    """Overrides num_train_epochs."""
+    per_device_train_batch_size: Positive = 16
+    per_device_eval_batch_size: Positive = 64
+    warmup_steps: float = Field(0.1, ge=0)
+    max_length: Positive | None = None
+    """Tokens per window; by default what the encoder can take, 512 at most."""
+    stride: Annotated[int, Field(ge=0)] = 0
+    """Tokens shared by neighbouring windows of a long text."""
+    class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """classification: weights of the classes in the loss; balanced: in inverse proportion to their frequencies."""
+    tagging_scheme: Literal["BIO", "BIOES"] = "BIO"
+    """ner: the tags that the model learns; files in either, or in IOB1, are read."""
+    label_all_tokens: bool = False
+    """ner, tagging: label every token of a word rather than its first."""
+    max_answer_length: Positive = 30
+    """question_answering: tokens of the longest answer."""
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    scratch_learning_rates: list[float] = []
+    """Where given, the same encoder from random weights is trained too, at the best of these on validation."""
+    train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = []
+    """Shares of the training set that are trained on too, for a learning curve."""
+    sweep: Sweep = Sweep()
+
+    # -- evaluation during training
+    eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    """When validation is scored; no: at the end alone."""
+    eval_steps: Positive | None = None
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = None
+    """By default the task's own: accuracy, f1, …; higher is better."""
+    early_stopping_patience: Positive | None = None
+    """Stop after so many evaluations that were no better than the best."""
+    save_steps: Positive | None = 500
+    """Steps between checkpoints, from which an interrupted training goes on."""
+    calibrate: bool = True
+    """classification: fit a temperature on validation; `predict` divides logits by it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskConfig:
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            raise ValueError("eval_strategy: steps needs eval_steps")
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ValueError("early_stopping_patience needs evaluations: eval_strategy epoch or steps")
+        if self.layerwise_lr_decay != 1.0 and (self.optim == "muon" or self.encoder != "full"):
+            raise ValueError("layerwise_lr_decay goes with encoder: full, and with any optim but muon")
+        return self
+
+    @property
+    def origin(self) -> EncoderOrigin | None:
+        """The checkpoint that `model` names."""
+        return EncoderOrigin(path=self.model) if isinstance(self.model, str) else self.model

@@ -1,0 +1,144 @@
+"""The sections about pretraining: the objective, the model, the budget and the optimizer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from mlm_pretrain.config.base import Fraction, Positive, Section
+
+
+class Ramp(Section):
+    """A value that moves linearly from `start` to `end` over the first `steps` optimizer steps, then stays."""
+
+    start: Fraction
+    end: Fraction
+    steps: Positive
+
+
+def _begins_at_zero(stages: dict[int, int]) -> dict[int, int]:
+    if not stages or min(stages) != 0:
+        raise ValueError("stages begin with that of step 0, as in {0: 8, 500: 32}")
+    return dict(sorted(stages.items()))
+
+
+Stages = Annotated[dict[Annotated[int, Field(ge=0)], Positive], AfterValidator(_begins_at_zero)]
+"""A whole number that changes at certain optimizer steps: {step from which it holds: value}."""
+
+
+class ObjectiveConfig(Section):
+    name: str = "mlm"
+    mlm_probability: Annotated[float, Field(gt=0.0, le=1.0)] | Ramp = 0.15
+    mask_replace_prob: Fraction = 0.8
+    random_replace_prob: Fraction = 0.1
+    masking: Literal["token", "whole_word", "span"] = "token"
+    mask_count: Literal["bernoulli", "exact"] = "bernoulli"
+    """exact: ⌊mlm_probability × sequence_length⌋ label slots a row, so that shapes are static."""
+    span_geometric_p: float = Field(0.2, gt=0.0, lt=1.0)
+    span_max_length: Positive = 10
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ObjectiveConfig:
+        if self.mask_replace_prob + self.random_replace_prob > 1.0:
+            raise ValueError("mask_replace_prob + random_replace_prob must not exceed 1")
+        if self.mask_count == "exact" and self.masking != "token":
+            raise ValueError("mask_count: exact goes with masking: token only (words and spans vary in length)")
+        return self
+
+
+class ModelConfig(Section):
+    """Exactly one of `preset`, `model_type`, `path`; the default is the preset `mini`."""
+
+    preset: str | None = None
+    model_type: str | None = None
+    """A transformers architecture that has a masked-LM class: bert, roberta, deberta-v2, modernbert, …"""
+    path: str | None = None
+    """Continue this checkpoint: a folder, a run's `model/` or a Hub repository."""
+    init_from: str | None = None
+    """Fill the new model (`preset`, `model_type`) with the weights of this smaller one of its architecture, tiled."""
+    revision: str | None = None
+    """Of the Hub repository in `path` or `init_from`."""
+    config: dict[str, Any] = {}
+    """Keys of the transformers config, over the preset's or the architecture's defaults."""
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_origin(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            given = [key for key in ("preset", "model_type", "path") if data.get(key) is not None]
+            if len(given) > 1:
+                raise ValueError(f"give one of preset, model_type, path; {' and '.join(given)} are given")
+            if "path" in given and data.get("init_from") is not None:
+                raise ValueError("init_from fills a new model: give preset or model_type with it, not path")
+            if not given:
+                data = {**data, "preset": "mini"}
+        return data
+
+
+class Budget(Section):
+    """What the pretraining may spend: exactly one of the three."""
+
+    steps: Positive | None = None
+    tokens: Annotated[int, BeforeValidator(lambda value: int(float(value))), Field(gt=0)] | None = None
+    minutes: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Budget:
+        given = [key for key in ("steps", "tokens", "minutes") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, tokens, minutes; {' and '.join(given) or 'none'} given")
+        return self
+
+
+class OptimizerSection(Section):
+    """What pretraining and fine-tuning both set about their optimizer; names as in `TrainingArguments`."""
+
+    optim: str = "adamw"
+    optim_args: dict[str, Any] = {}
+    """Further arguments of the optimizer, as `{ns_steps: 3}` for muon; for muon they go to its matrices' part."""
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.98, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-6, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    """0 turns clipping off."""
+    lr_scheduler_type: str = "linear"
+    lr_scheduler_kwargs: dict[str, float] = {}
+    warmup_steps: float = Field(0.05, ge=0)
+    """Steps of warmup; below 1, the share of the budget."""
+    bf16: bool | Literal["auto"] = "auto"
+    """auto: where a bf16 matrix product is measured to be faster than an fp32 one on this device."""
+    fp16: bool = False
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> OptimizerSection:
+        if self.fp16 and self.bf16 is True:
+            raise ValueError("bf16 and fp16 are both set; choose one")
+        return self
+
+
+class TrainingConfig(OptimizerSection):
+    budget: Budget = Budget(steps=1000)
+    global_batch_size: Positive | Stages = 256
+    """Rows per optimizer step, over all processes and accumulation; `{0: 8, 500: 32}`: 32 from step 500 on."""
+    per_device_train_batch_size: Positive | None = None
+    """Rows per forward pass; by default so many as are fastest, tried before the first step."""
+    torch_compile: bool | Literal["auto"] = "auto"
+    """auto: where a compiled step is measured to be faster, and the run is long enough to gain by it."""
+    per_device_eval_batch_size: Positive = 32
+    lr_scheduler_type: str = "warmup_stable_decay"
+    logging_steps: Positive = 10
+    eval_steps: Positive | None = None
+    """Steps between held-out passes; none by default, the evaluation stage scores the final model."""
+    save_steps: Positive | None = 500
+    save_total_limit: Positive | None = 2
+    on_bad_loss: Literal["stop", "skip"] = "stop"
+    """Where a loss is not finite or above `max_loss`: stop the run, or leave the step out and count it."""
+    max_loss: float | None = Field(None, gt=0)
+    """Nats per label; by default three times the loss of guessing uniformly, 3 ln(vocabulary)."""
+    report_to: list[str] = []

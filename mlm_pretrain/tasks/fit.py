@@ -1,0 +1,230 @@
+"""One training of a task's model: batches by length, evaluations, the best weights, checkpoints to go on from."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.tasks.adaptation import Adaptation
+from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
+from mlm_pretrain.tasks.layers import decay_rates
+from mlm_pretrain.training import checkpoint as checkpoints
+from mlm_pretrain.training.loss import backward_global_batch, optimizer_step
+from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
+from mlm_pretrain.training.schedule import learning_rate_at
+
+Figures = dict[str, Any]
+WEIGHTS, BEST = "weights.safetensors", "best.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Of training, without the evaluations."""
+    examples: int = 0
+    history: list[Figures] = field(default_factory=list)
+    """An entry an evaluation: `step`, `epoch`, `loss` (mean since the last one), and the metric on validation."""
+    best: int | None = None
+    """The entry of the best evaluation."""
+
+
+class Fit:
+    """A model in training.
+
+    Args:
+        adaptation: the model, and what of it is trained.
+        features: the training rows.
+        settings: the recipe.
+        score: the metric of the model as it stands on validation.
+        folder: for checkpoints; what an interrupted training has left there is taken up. None keeps none.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        adapter: TaskAdapter,
+        adaptation: Adaptation,
+        features: Sequence[Feature],
+        settings: TaskConfig,
+        seed: int,
+        score: Callable[[], float],
+        folder: Path | None = None,
+    ) -> None:
+        self.accelerator = accelerator
+        self.adapter = adapter
+        self.settings = settings
+        self.seed = seed
+        self._score = score
+        self._folder = folder
+        self._features = adaptation.rows(features)
+        self.model = adaptation.model
+        size = settings.per_device_train_batch_size
+        self.steps_per_epoch = -(-len(features) // size)
+        self.steps = settings.max_steps or max(round(settings.num_train_epochs * self.steps_per_epoch), 1)
+        optimizer = make_optimizer(self.model, settings)
+        if settings.layerwise_lr_decay != 1.0:
+            decay_rates(optimizer, adaptation.model, settings.layerwise_lr_decay)
+        self.progress = Progress()
+        self._best: dict[str, Tensor] = {}
+        saved = self._restore(optimizer)
+        if settings.gradient_checkpointing:
+            adaptation.model.activation_checkpointing_enable()
+        self._prepared, self._optimizer = accelerator.prepare(self.model, optimizer)
+        if saved:
+            checkpoints.restore_random(saved, rank=0)
+
+    def run(self, description: str) -> Progress:
+        """Train to the end, or until no evaluation gets better; the best weights are in the model then."""
+        settings, progress = self.settings, self.progress
+        batches = batches_from(self._features, settings.per_device_train_batch_size, self.seed, progress.step)
+        losses: list[Tensor] = []
+        with telemetry.progress(self.steps, description, unit="step") as bar:
+            bar.update(progress.step)
+            while progress.step < self.steps and not self._is_enough():
+                self._prepared.train()
+                started = time.monotonic()
+                while progress.step < self.steps:
+                    losses.append(self._step(next(batches)))
+                    bar.update()
+                    if progress.step % 10 == 0:
+                        bar.set_postfix_str(f"loss {losses[-1].item():.3f}", refresh=False)
+                    if self._is_time(settings.eval_strategy) or self._is_due(settings.save_steps):
+                        break
+                mean = torch.stack(losses).mean().item() if losses else None
+                progress.seconds += time.monotonic() - started
+                if self._is_time(settings.eval_strategy) or progress.step == self.steps:
+                    self._evaluate(mean)
+                    losses.clear()
+                if self._is_due(settings.save_steps) and progress.step < self.steps:
+                    self._save()
+        self.accelerator.unwrap_model(self._prepared, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        if self._best:
+            _put(self.model, self._best)
+        return progress
+
+    def _step(self, features: Sequence[Feature]) -> Tensor:
+        progress, settings = self.progress, self.settings
+        # The middle of the step, so that neither the first nor the last has a rate of zero.
+        spent = (progress.step + 0.5) / self.steps
+        set_learning_rate(self._optimizer, learning_rate_at(settings, spent, progress.step, self.steps))
+        batch = self.adapter.collate(features)
+        loss = backward_global_batch(
+            self.accelerator, self._prepared, [batch], lambda micro: self.adapter.loss(self._prepared, micro)
+        )
+        optimizer_step(self.accelerator, self._prepared, self._optimizer, settings.max_grad_norm)
+        progress.step += 1
+        progress.examples += len(features)
+        return loss.mean
+
+    def _is_time(self, strategy: str) -> bool:
+        """Whether the evaluation strategy asks for one after this step."""
+        every = {"epoch": self.steps_per_epoch, "steps": self.settings.eval_steps}.get(strategy)
+        return self._is_due(every)
+
+    def _is_due(self, every: int | None) -> bool:
+        return bool(every) and self.progress.step % int(every or 1) == 0
+
+    def _is_enough(self) -> bool:
+        patience, progress = self.settings.early_stopping_patience, self.progress
+        if patience is None or progress.best is None:
+            return False
+        return len(progress.history) - 1 - progress.best >= patience
+
+    def _evaluate(self, loss: float | None) -> None:
+        progress = self.progress
+        value = self._score()
+        progress.history.append(
+            {
+                "step": progress.step,
+                "epoch": round(progress.step / self.steps_per_epoch, 4),
+                "loss": loss,
+                "validation": value,
+            }
+        )
+        if not self.settings.load_best_model_at_end:
+            return
+        if progress.best is None or value > progress.history[progress.best]["validation"]:
+            progress.best = len(progress.history) - 1
+            # The last weights need no copy: they are in the model.
+            last = progress.step == self.steps
+            self._best = {} if last else {name: tensor.clone() for name, tensor in trainable(self.model).items()}
+
+    def _save(self) -> None:
+        if self._folder is None:
+            return
+
+        def fill(folder: Path) -> None:
+            save_file(trainable(self.model), folder / WEIGHTS)
+            save_file(self._best, folder / BEST)
+
+        random_states = checkpoints.joined_random([checkpoints.random_state()])
+        state = {"progress": vars(self.progress)}
+        target = self._folder / f"step-{self.progress.step:08d}"
+        checkpoints.save_checkpoint(target, fill, self._optimizer.optimizer, state, random_states, keep=1)
+
+    def _restore(self, optimizer: torch.optim.Optimizer) -> Path | None:
+        if self._folder is None:
+            return None
+        checkpoints.remove_leftovers(self._folder)
+        saved = checkpoints.newest_checkpoint(self._folder)
+        if saved is None:
+            return None
+        state = checkpoints.read_state(saved)
+        self.progress = Progress(**state["progress"])
+        _put(self.model, load_file(saved / WEIGHTS))
+        self._best = load_file(saved / BEST)
+        checkpoints.restore_optimizer(saved, optimizer, state["optimizer"])
+        telemetry.say(f"going on from {saved}")
+        return saved
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters by name, on the CPU."""
+    return {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+@torch.no_grad()
+def _put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in weights.items():
+        parameters[name].copy_(tensor)
+
+
+def batches_from(features: Sequence[Feature], size: int, seed: int, step: int = 0) -> Iterator[list[Feature]]:
+    """Endless batches of rows of similar length, each row once an epoch, in an order that follows seed and epoch.
+
+    Args:
+        step: how many batches are passed over, without being made.
+    """
+    epoch, passed = divmod(step, -(-len(features) // size))
+    while True:
+        rng = random.Random(f"{seed} {epoch}")
+        # Lengths are blurred by a tenth: batches differ from epoch to epoch, and little is padded.
+        blurred = [
+            (len(feature["input_ids"]) * rng.uniform(0.9, 1.1), number) for number, feature in enumerate(features)
+        ]
+        order = [number for _, number in sorted(blurred)]
+        starts = list(range(0, len(order), size))
+        rng.shuffle(starts)
+        for start in starts[passed:]:
+            yield [features[number] for number in order[start : start + size]]
+        epoch, passed = epoch + 1, 0

@@ -1,0 +1,242 @@
+"""One training run of a task: from what the task's runs share to scores on disk, and the best model so far."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from mlm_pretrain.config import TaskConfig, fingerprint
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.run import read_json, write_folder, write_json, write_text
+from mlm_pretrain.tasks.adaptation import Adaptation, adapt
+from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
+from mlm_pretrain.tasks.data import LabelledData, complete, first_examples, read_splits
+from mlm_pretrain.tasks.encoder import (
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+    new_model,
+    quiet,
+    window_length,
+)
+from mlm_pretrain.tasks.fit import Fit, Progress
+from mlm_pretrain.tasks.inference import logits_of
+from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.telemetry import say, world_size
+from mlm_pretrain.training.device import make_accelerator
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of one task share; texts are tokenised once."""
+
+    task: TaskConfig
+    encoder: str | Path
+    revision: str | None
+    config: PretrainedConfig
+    adapter: TaskAdapter
+    data: LabelledData
+    features: dict[str, list[Feature]]
+    accelerator: Accelerator
+    work: Path
+    """What runs have come to, until all are done."""
+    metric: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training run: what is to be done."""
+
+    settings: TaskConfig
+    seed: int
+    scratch: bool = False
+    fraction: float = 1.0
+    candidate: bool = False
+    """Whether the model may become the exported one."""
+
+    @property
+    def key(self) -> str:
+        settings = self.settings.model_dump(mode="json", exclude={"seeds", "sweep", "train_fractions"})
+        return fingerprint(settings, self.seed, self.scratch, self.fraction)
+
+    @property
+    def description(self) -> str:
+        origin = " scratch" if self.scratch else ""
+        share = f" {self.fraction:.0%} of train" if self.fraction < 1 else ""
+        return f"{self.settings.name}{origin}{share} seed {self.seed} lr {self.settings.learning_rate:g}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: what came of it."""
+
+    validation: Figures
+    test: Figures
+    progress: Progress = field(default_factory=Progress)
+
+
+def prepare(task: TaskConfig, encoder: str | Path, revision: str | None, held_out_fraction: float, work: Path) -> Setup:
+    if world_size() > 1:
+        raise UserError("finetune: runs on one process for now; start it without accelerate launch")
+    adapter_class = TASKS[task.task]
+    splits = read_splits(task, adapter_class, held_out_fraction)
+    others = [*(splits.validation or ()), *(splits.test or ())]
+    labels = adapter_class.label_names(splits.train, others, task)
+    data = complete(splits, task, adapter_class)
+    if data.test_is_validation:
+        say(f"{task.name}: no test set, so the scores are those on validation")
+    config = load_config(encoder, labels, adapter_class.problem_type, revision, task.config)
+    tokenizer = load_tokenizer(encoder, revision)
+    check_vocabulary(encoder, config, tokenizer)
+    length = window_length(config, tokenizer, task.max_length, task.stride)
+    adapter = adapter_class(labels, tokenizer, length, task.stride, task)
+    adapter.learn(data.train)
+    features = {"train": adapter.encode(data.train), "validation": adapter.encode(data.validation)}
+    features["test"] = features["validation"] if data.test_is_validation else adapter.encode(data.test)
+    metric = task.metric_for_best_model or adapter.metric
+    return Setup(task, encoder, revision, config, adapter, data, features, make_accelerator(task), work, metric)
+
+
+def share_of_train(setup: Setup, fraction: float) -> list[Feature]:
+    """The rows of a share of the training set."""
+    train = setup.data.train
+    if fraction == 1.0:
+        return setup.features["train"]
+    chosen = first_examples(train, max(round(fraction * len(train)), 1), type(setup.adapter))
+    places = {id(example) for example in chosen}
+    return [row for row in setup.features["train"] if id(train[row["example"]]) in places]
+
+
+def run_once(setup: Setup, plan: Plan) -> Run:
+    """Train once and score on validation and test; a run that has been made is read."""
+    record = setup.work / f"{plan.key}.json"
+    if made := read_json(record):
+        return Run(made["validation"], made["test"], Progress(**made["progress"]))
+    # The new head, dropout and random weights are drawn from this.
+    torch.manual_seed(plan.seed)
+    if plan.scratch:
+        model = new_model(setup.adapter.auto_class, setup.config)
+    else:
+        model = load_model(setup.adapter.auto_class, setup.encoder, setup.config, setup.revision)
+    model.to(setup.accelerator.device)
+    adapter = setup.adapter
+    adaptation = adapt(model, adapter, plan.settings)
+    rows = {
+        name: adaptation.rows(setup.features[name])
+        for name in (("validation",) if setup.data.test_is_validation else ("validation", "test"))
+    }
+    checkpoints = setup.work / plan.key
+
+    def logits(split: str) -> list[np.ndarray]:
+        size = setup.task.per_device_eval_batch_size
+        return logits_of(adapter, adaptation.model, rows[split], size, setup.accelerator)
+
+    def score(split: str) -> Figures:
+        examples = getattr(setup.data, split)
+        return adapter.metrics(examples, adapter.predictions(examples, rows[split], logits(split)))
+
+    def validate() -> float:
+        figures = score("validation")
+        if setup.metric not in figures:
+            raise UserError(f"metric_for_best_model: no '{setup.metric}'; there are {', '.join(sorted(figures))}")
+        return figures[setup.metric]
+
+    train = share_of_train(setup, plan.fraction)
+    fit = Fit(setup.accelerator, adapter, adaptation, train, plan.settings, plan.seed, validate, checkpoints)
+    progress = fit.run(plan.description)
+    if plan.settings.calibrate:
+        adapter.calibrate(setup.data.validation, rows["validation"], logits("validation"))
+    validation = score("validation")
+    test = validation if setup.data.test_is_validation else score("test")
+    run = Run(validation, test, progress)
+    if plan.candidate:
+        _keep_if_best(setup, adaptation, validation[setup.metric], score_errors=lambda: _errors(setup, rows, logits))
+    write_json(record, asdict(run))
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return run
+
+
+def _errors(setup: Setup, rows: dict[str, Any], logits: Callable[[str], list[np.ndarray]]) -> str:
+    """The mistakes on the test set as lines of JSON."""
+    split = "validation" if setup.data.test_is_validation else "test"
+    examples = getattr(setup.data, split)
+    predictions = setup.adapter.predictions(examples, rows[split], logits(split))
+    found = setup.adapter.errors(examples, predictions)
+    return "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in found)
+
+
+def _keep_if_best(setup: Setup, adaptation: Adaptation, value: float, score_errors: Callable[[], str]) -> None:
+    """Keep the model until the end, if no seed before was better on validation."""
+    best = read_json(setup.work / "best.json")
+    if best and best["value"] >= value:
+        return
+    errors = score_errors()
+    setup.adapter.mark(adaptation.model)
+    export(adaptation.save, setup.adapter.tokenizer, setup.work / "best")
+    write_text(setup.work / "errors.jsonl", errors)
+    write_json(setup.work / "best.json", {"value": value})
+
+
+# -- on disk ------------------------------------------------------------------------------------------------------
+
+
+def open_work(out: Path, identity: str | None) -> Path:
+    """The folder for what is not finished; emptied unless it is of the same data, encoder and recipe."""
+    work = out.with_name(f".{out.name}.work")
+    if identity is None or read_json(work / "identity.json").get("identity") != identity:
+        shutil.rmtree(work, ignore_errors=True)
+    elif any(work.glob("*.json")):
+        say(f"{out.name}: going on with what stands in {work}")
+    try:
+        write_json(work / "identity.json", {"identity": identity})
+    except OSError as error:
+        raise UserError(f"{out}: can't write there: {error.strerror or error}") from None
+    return work
+
+
+def export_best(setup: Setup, out: Path) -> None:
+    best = setup.work / "best"
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(best, folder, dirs_exist_ok=True)
+
+    try:
+        write_folder(out, fill)
+        write_text(out.with_name(f"{out.name}.errors.jsonl"), (setup.work / "errors.jsonl").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{out}: can't write the model: {error.strerror or error}") from None
+    shutil.rmtree(setup.work)
+
+
+def export(save: Callable[[Path], Any], tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write model and tokenizer into a folder, whole or not at all; what stood there is replaced.
+
+    Args:
+        save: writes the model into a folder, as `save_pretrained` does.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+
+    def fill(folder: Path) -> None:
+        with quiet():
+            save(folder)
+            tokenizer.save_pretrained(folder)
+
+    try:
+        write_folder(out, fill)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{out}: can't write the model: {getattr(error, 'strerror', None) or error}") from None
