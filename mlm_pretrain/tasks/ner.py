@@ -156,7 +156,7 @@ class TokenClassification(TaskAdapter):
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """`f1`, `precision` and `recall` of entities, over all and `by_type`."""
-        from mlm_pretrain.tasks.metrics import EntityMetric
+        from mlm_pretrain.tasks.entity_metrics import EntityMetric
 
         return EntityMetric().compute(
             predictions=[prediction["tags"] for prediction in predictions],

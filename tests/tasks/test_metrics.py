@@ -8,7 +8,8 @@ import pytest
 import seqeval.metrics
 import sklearn.metrics
 
-from mlm_pretrain.tasks.metrics import ClassificationMetric, EntityMetric
+from mlm_pretrain.tasks.entity_metrics import EntityMetric
+from mlm_pretrain.tasks.metrics import ClassificationMetric
 
 TAGS = ["O", "B-per", "I-per", "B-loc", "I-loc", "B-org", "I-org"]
 
