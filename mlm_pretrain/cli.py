@@ -63,7 +63,13 @@ def finetune(arguments: argparse.Namespace) -> None:
     from mlm_pretrain import stages, summary
 
     config = _config(arguments)
-    stages.finetune(config, arguments.task, force=arguments.force)
+    stages.finetune(
+        config,
+        arguments.task,
+        force=arguments.force,
+        sweep=arguments.sweep,
+        train_fractions=arguments.train_fractions,
+    )
     print(summary.summary(stages.RunDirectory.of(config)))
 
 
@@ -176,6 +182,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--force", action="store_true", help="run the stage even where its output stands")
         if verb is finetune:
             sub.add_argument("--task", metavar="NAME", help="only the task of this name")
+            sub.add_argument("--sweep", action="store_true", help="look for the best learning rate and epochs first")
+            sub.add_argument(
+                "--train-fractions", metavar="SHARE", nargs="+", type=_share, default=(), help="a learning curve too"
+            )
+            sub.epilog = "example: mlm-pretrain finetune runs/my-run --task ner --train-fractions 0.01 0.1 1"
     sub = _add(verbs, "predict", predict)
     sub.add_argument("model", metavar="MODEL", help="a task's folder (runs/NAME/tasks/TASK) or a Hub repository")
     sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line) or a .jsonl file (column `text`)")
@@ -206,6 +217,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of devices")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share of the training set; give 0.1, say")
+    return value
 
 
 def _takes_config(sub: argparse.ArgumentParser) -> None:

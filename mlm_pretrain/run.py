@@ -123,6 +123,11 @@ class RunDirectory:
         """Merge figures into `results.json` (nested mappings are merged, everything else replaced)."""
         write_json(self.results, _merged(self.read_results(), figures))
 
+    def record_task(self, name: str, figures: dict[str, Any]) -> None:
+        """Put a task's figures in the place of older ones, of which nothing stays."""
+        results = self.read_results()
+        write_json(self.results, {**results, "tasks": {**results.get("tasks", {}), name: figures}})
+
     # -- stages ----------------------------------------------------------------------------------------------
 
     def stands(self, stage: str, inputs: str, output: Path) -> bool:

@@ -43,6 +43,9 @@ FIGURES = (
     "loader",
     "memory",
     "packing",
+    "finetune",
+    "predict",
+    "probe",
 )
 """Each is the function of its name in the module of its name in `figures/`."""
 

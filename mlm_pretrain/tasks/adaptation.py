@@ -1,34 +1,35 @@
-"""How the encoder is used: trained whole, through low-rank adapters, or frozen under a head of its own."""
+"""How the encoder is used: trained whole, through low-rank adapters (`lora.py`), or frozen (`frozen.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.config.tasks import EncoderOrigin
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 
 
 class Adaptation:
     """`encoder: full`: every weight is trained."""
 
-    def __init__(self, model: PreTrainedModel, adapter: TaskAdapter, task: TaskConfig) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         """
         Args:
             model: with the head of the task, in float32, on the device where it will be trained.
         """
         self.model = model
-        """What is trained: its parameters that require gradients."""
+        """What is trained: its parameters that require gradients. Its config is the one that is exported."""
 
     def rows(self, features: Sequence[Feature]) -> Sequence[Feature]:
         """The rows as `model` takes them, through the adapter's `collate`."""
         return features
 
     def finish(self) -> PreTrainedModel:
-        """The plain transformers model, for `save_pretrained`."""
+        """The plain transformers model, for `save_pretrained`; training is over then."""
         return self.model
 
     def save(self, folder: Path) -> None:
@@ -36,8 +37,32 @@ class Adaptation:
         self.finish().save_pretrained(folder)
 
 
-def adapt(model: PreTrainedModel, adapter: TaskAdapter, task: TaskConfig) -> Adaptation:
-    """Make a model trainable as `task.encoder` says."""
-    if task.encoder == "full":
-        return Adaptation(model, adapter, task)
-    raise UserError(f"task '{task.name}': encoder: {task.encoder} is not there yet")
+def adapt(
+    model: PreTrainedModel,
+    adapter: TaskAdapter,
+    task: TaskConfig,
+    accelerator: Accelerator,
+    origin: EncoderOrigin,
+    folder: Path,
+    states: dict[int, object] | None = None,
+) -> Adaptation:
+    """Make a model trainable as `task.encoder` says.
+
+    Args:
+        model: with the head of the task, in float32, on the device of `accelerator`.
+        origin: where the encoder's weights are from; an adapter's folder names it.
+        folder: frozen: for features that are too large for the memory.
+        states: frozen: the features of this encoder, kept from run to run; what is lacking is added.
+
+    Raises:
+        UserError: PEFT is missing or finds no module of `lora.target_modules`; or the encoder can't be frozen.
+    """
+    if task.encoder == "lora":
+        from mlm_pretrain.tasks.lora import LowRank
+
+        return LowRank(model, task, origin)
+    if task.encoder == "frozen":
+        from mlm_pretrain.tasks.frozen import Frozen
+
+        return Frozen(model, adapter, task, accelerator, folder, states)
+    return Adaptation(model)

@@ -168,7 +168,7 @@ class TaskAdapter:
 
 
 TASKS: Registry[type[TaskAdapter]] = Registry("task", key="tasks.task")
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+MODEL_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids")
 
 
 def column(row: dict[str, Any], key: str, task: TaskConfig, place: str) -> Any:
@@ -200,11 +200,13 @@ def text_column(row: dict[str, Any], key: str, task: TaskConfig, place: str) -> 
 def pad(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase) -> Batch:
     """Rows of differing length as tensors, padded on the right to the longest.
 
-    `labels` that are numbers become [rows], lists of numbers as long as the ids [rows, tokens].
+    `labels` that are numbers become [rows], lists of numbers as long as the ids [rows, tokens]. Where rows have
+    `inputs_embeds`, float32 [tokens, hidden], those [rows, tokens, hidden] take the place of the ids.
     """
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     batch: Batch = {}
-    for name in (*MODEL_INPUTS, "labels"):
+    frozen = "inputs_embeds" in features[0]
+    for name in ("attention_mask", "labels") if frozen else (*MODEL_INPUTS, "labels"):
         rows = [feature[name] for feature in features if name in feature]
         if not rows:
             continue
@@ -216,6 +218,9 @@ def pad(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase) -> Batc
         for number, row in enumerate(rows):
             padded[number, : len(row)] = row
         batch[name] = torch.from_numpy(padded)
+    if frozen:
+        states = [torch.from_numpy(feature["inputs_embeds"]) for feature in features]
+        batch["inputs_embeds"] = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
     return batch
 
 

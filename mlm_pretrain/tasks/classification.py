@@ -1,13 +1,16 @@
-"""Single-label classification of texts."""
+"""Single-label classification of texts and pairs of texts."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
@@ -16,33 +19,42 @@ from mlm_pretrain.tasks.adapter import (
     Example,
     Feature,
     Prediction,
-    TaskAdapter,
-    column,
+    cross_entropy_sum,
     probabilities,
-    text_column,
 )
-from mlm_pretrain.tasks.encoder import quiet
-from mlm_pretrain.training.loss import IGNORE_INDEX
+from mlm_pretrain.tasks.calibration import calibration_error, fit_temperature
+from mlm_pretrain.tasks.sequence import TEMPERATURE, SequenceTask, texts_of, whole_number
+from mlm_pretrain.telemetry import warn
+from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 
 @TASKS.register("classification")
-class Classification(TaskAdapter):
-    """Texts in `text`, their class in `label`; a text longer than `max_length` tokens is cut and counted.
+class Classification(SequenceTask):
+    """One class a text, a name.
 
-    Features of cut texts have `truncated: True`.
+    Scores are softmax probabilities of the logits divided by `temperature`, which `calibrate` fits; the finished
+    model's config keeps it as `calibration_temperature`. transformers' own pipeline doesn't divide.
     """
 
     metric: ClassVar[str] = "accuracy"
-    auto_class: ClassVar[Any] = AutoModelForSequenceClassification
-    architecture: ClassVar[str] = "ForSequenceClassification"
     problem_type: ClassVar[str | None] = "single_label_classification"
 
+    temperature: float = 1.0
+    weight: Tensor | None = None
+    """Of each class in the loss, float32 [classes]."""
+
     @classmethod
-    def make_example(cls, row: dict[str, Any], task: TaskConfig, place: str, labelled: bool = True) -> Example:
-        example = {"text": text_column(row, "text_column", task, place), "place": place}
-        if labelled:
-            example["label"] = _label(column(row, "label_column", task, place), task, place)
-        return example
+    def read_label(cls, value: Any, task: TaskConfig, place: str) -> str:
+        """A class as a name: names stay, integers become their digits."""
+        value = whole_number(value)
+        if isinstance(value, str | int) and value != "":
+            return str(value)
+        remedy = ""
+        if isinstance(value, list):
+            remedy = "; several labels a text are task: multi_label_classification"
+        elif isinstance(value, float) and math.isfinite(value):
+            remedy = "; to learn numbers, task: regression"
+        raise UserError(f"{place}: {task.label_column} is {value!r}; a label is a name or an integer{remedy}")
 
     @classmethod
     def stratum(cls, example: Example) -> str:
@@ -61,30 +73,67 @@ class Classification(TaskAdapter):
                     f"{example['place']}: the label '{example['label']}' is not among the training labels"
                     f"{nearest(example['label'], names)}"
                 )
-        integers = all(name.lstrip("-").isdecimal() for name in names)
-        return sorted(names, key=int) if integers else sorted(names)
+        ordered = in_order(names)
+        if all(map(_is_fraction, names)):
+            warn(f"task '{task.name}': {len(names)} classes as '{ordered[0]}'; task: regression learns them as numbers")
+        return ordered
 
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        numbers = {name: number for number, name in enumerate(self.labels)}
-        texts = [example["text"] for example in examples]
-        with quiet():  # its warning about long texts: they are cut below
-            encoded = self.tokenizer(texts)
-        features = []
-        for number, example in enumerate(examples):
-            row = {name: encoded[name][number] for name in encoded}
-            long = len(row["input_ids"]) > self.max_length
-            if long:
-                row = dict(self.tokenizer(texts[number], truncation=True, max_length=self.max_length))
-            label = numbers[example["label"]] if "label" in example else IGNORE_INDEX
-            features.append({**row, "labels": label, "example": number, "truncated": long})
-        return features
+    def learn(self, train: Sequence[Example]) -> None:
+        """
+        Raises:
+            UserError: `class_weight` names a class that isn't there, or leaves nothing to learn.
+        """
+        wanted = self.task.class_weight if self.task else None
+        if wanted is None:
+            return
+        counts = Counter(example["label"] for example in train)
+        if wanted == "balanced":
+            weights = [1 / counts[name] if counts[name] else 0.0 for name in self.labels]
+        else:
+            for name in wanted:
+                if name not in self.labels:
+                    raise UserError(f"class_weight: no class is named '{name}'{nearest(name, self.labels)}")
+            weights = [wanted.get(name, 1.0) for name in self.labels]
+        total = sum(weight * counts[name] for weight, name in zip(weights, self.labels, strict=True))
+        if total == 0:
+            raise UserError("class_weight: every training example weighs 0; give a class that occurs a weight above 0")
+        # The loss is divided by the number of labels; so weighted, it stays as large as it would be unweighted.
+        self.weight = torch.tensor([weight * len(train) / total for weight in weights], dtype=torch.float32)
+
+    def target(self, example: Example) -> int:
+        return self.labels.index(example["label"]) if "label" in example else IGNORE_INDEX
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        logits = self.logits(model, batch)
+        weight = None if self.weight is None else self.weight.to(logits.device)
+        return cross_entropy_sum(logits, batch["labels"], weight)
+
+    def calibrate(self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]) -> None:
+        self.temperature = fit_temperature(np.stack(logits), [self.target(example) for example in examples])
+
+    def mark(self, model: torch.nn.Module) -> None:
+        setattr(model.config, TEMPERATURE, self.temperature)
+
+    def take(self, config: PretrainedConfig) -> None:
+        self.temperature = float(getattr(config, TEMPERATURE, 1.0))
 
     def predictions(
         self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]
     ) -> list[Prediction]:
-        """`label` and its `score`, the softmax probability."""
-        scores = probabilities(np.stack(logits))
-        return [{"label": self.labels[row.argmax()], "score": float(row.max())} for row in scores]
+        """`label`, its calibrated `score`, and its `uncalibrated_score`."""
+        rows = np.stack(logits)
+        scores, uncalibrated = probabilities(rows / self.temperature), probabilities(rows)
+        return [
+            {
+                "label": self.labels[best],
+                "score": float(scores[number, best]),
+                "uncalibrated_score": float(uncalibrated[number, best]),
+            }
+            for number, best in enumerate(rows.argmax(axis=-1))
+        ]
+
+    def record(self, example: Example, prediction: Prediction) -> dict[str, Any]:
+        return {name: prediction[name] for name in ("label", "score")}
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """The commonest class of the training set, the first by the alphabet where several are, for every text."""
@@ -93,19 +142,43 @@ class Classification(TaskAdapter):
         return [{"label": commonest} for _ in examples]
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """`accuracy` and `macro_f1`."""
+        """As `ClassificationMetric`; of predictions with scores the calibration error too, `ece`, and what it would be
+        without the temperature, `ece_uncalibrated`."""
         from mlm_pretrain.tasks.metrics import ClassificationMetric
 
-        return ClassificationMetric().compute(
+        figures = ClassificationMetric().compute(
             predictions=[prediction["label"] for prediction in predictions],
             references=[example["label"] for example in examples],
         )
+        right = [p["label"] == e["label"] for p, e in zip(predictions, examples, strict=True)]
+        for name, score in (("ece", "score"), ("ece_uncalibrated", "uncalibrated_score")):
+            if all(score in prediction for prediction in predictions):
+                figures[name] = calibration_error([prediction[score] for prediction in predictions], right)
+        return figures
+
+    def errors(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+        """`place`, the text, `label`, `predicted`, `score`; the most confident mistakes first."""
+        wrong = [
+            {
+                "place": example["place"],
+                **texts_of(example),
+                "label": example["label"],
+                "predicted": prediction["label"],
+                "score": prediction["score"],
+            }
+            for example, prediction in zip(examples, predictions, strict=True)
+            if prediction["label"] != example["label"]
+        ]
+        return sorted(wrong, key=lambda error: -error["score"])
 
 
-def _label(value: Any, task: TaskConfig, place: str) -> str:
-    """A class as a name: names stay, integers become their digits."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | int) or value == "":
-        raise UserError(f"{place}: {task.label_column} is {value!r}; a label is a name or an integer")
-    return str(value)
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class names: integers by value, others by the alphabet."""
+    names = set(names)
+    return sorted(names, key=int) if all(name.lstrip("-").isdecimal() for name in names) else sorted(names)
+
+
+def _is_fraction(name: str) -> bool:
+    """Whether a name, as a csv file gives it, is a number with a decimal point."""
+    whole, _, fraction = name.lstrip("-").partition(".")
+    return whole.isdecimal() and fraction.isdecimal()

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import TaskConfig, fingerprint
+from mlm_pretrain.config.tasks import EncoderOrigin
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import read_json, write_folder, write_json, write_text
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt
@@ -54,6 +55,8 @@ class Setup:
     work: Path
     """What runs have come to, until all are done."""
     metric: str
+    states: dict[int, object] = field(default_factory=dict)
+    """encoder: frozen: the features of all rows so far, which don't depend on the seed."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Plan:
     @property
     def key(self) -> str:
         settings = self.settings.model_dump(mode="json", exclude={"seeds", "sweep", "train_fractions"})
-        return fingerprint(settings, self.seed, self.scratch, self.fraction)
+        # A candidate that was tried in a sweep before is trained again: that time, its model is kept.
+        return fingerprint(settings, self.seed, self.scratch, self.fraction, self.candidate)
 
     @property
     def description(self) -> str:
@@ -133,7 +137,9 @@ def run_once(setup: Setup, plan: Plan) -> Run:
         model = load_model(setup.adapter.auto_class, setup.encoder, setup.config, setup.revision)
     model.to(setup.accelerator.device)
     adapter = setup.adapter
-    adaptation = adapt(model, adapter, plan.settings)
+    origin = EncoderOrigin(path=str(setup.encoder), revision=setup.revision)
+    states = {} if plan.scratch else setup.states
+    adaptation = adapt(model, adapter, plan.settings, setup.accelerator, origin, setup.work, states)
     rows = {
         name: adaptation.rows(setup.features[name])
         for name in (("validation",) if setup.data.test_is_validation else ("validation", "test"))

@@ -1,0 +1,40 @@
+"""The stages as plain functions: each reads its inputs from the run directory and leaves its outputs there.
+
+A stage whose output stands and whose inputs have not changed is skipped; `force=True` runs it all the same.
+
+Pretraining uses all processes that a launcher has started. Whatever else is to be done, rank zero does alone: the
+others wait for it before pretraining, and exit behind it.
+"""
+
+from __future__ import annotations
+
+from mlm_pretrain import telemetry
+from mlm_pretrain.config import Config
+from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stages.pretraining import evaluate, pretrain, pretrain_on
+from mlm_pretrain.stages.publishing import push, write_cards
+from mlm_pretrain.stages.tasks import finetune
+from mlm_pretrain.stages.text import prepare, train_tokenizer, train_tokenizer_alone
+from mlm_pretrain.training.processes import start
+
+__all__ = ["evaluate", "finetune", "prepare", "pretrain", "push", "run_all", "train_tokenizer", "write_cards"]
+
+
+def run_all(config: Config) -> RunDirectory:
+    """Every stage in order; those that stand are skipped.
+
+    Raises:
+        UserError: as the stages do.
+    """
+    processes = start(config)
+    telemetry.say(f"run {config.run.name}: {RunDirectory.of(config).root}")
+    if processes.rank == 0:
+        train_tokenizer_alone(config, force=False)
+    pretrain_on(config, processes, force=False)
+    if RunDirectory.of(config).validation.stat().st_size:
+        evaluate(config)
+    else:
+        telemetry.warn("evaluate: skipped, no text is held out; a larger text.validation_fraction holds some out")
+    if config.tasks:
+        finetune(config)
+    return RunDirectory.of(config)

@@ -1,0 +1,93 @@
+"""Pretraining, and the score of what it has made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlm_pretrain.config import Config, fingerprint
+from mlm_pretrain.inputs import model_inputs, text_inputs, versions
+from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stages.common import check_fill_mask, refuse_other_run, skipped, stage, tokenizer_stands
+from mlm_pretrain.stages.publishing import write_cards
+from mlm_pretrain.stages.text import prepare_alone, train_tokenizer_alone
+from mlm_pretrain.training.interrupts import Interrupts
+from mlm_pretrain.training.processes import Processes, leave_to_rank_zero, start
+
+
+def pretrain(config: Config, *, force: bool = False) -> Path:
+    """Pretrain the model, going on from the newest complete checkpoint where there is one.
+
+    Returns:
+        `model/`, for `AutoModelForMaskedLM.from_pretrained`.
+
+    Raises:
+        UserError: bad input, a checkpoint of another run, a bad loss, or another process has died.
+        Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; a checkpoint is written.
+        SystemExit: this process is not rank zero, and is not needed any more.
+    """
+    return pretrain_on(config, start(config), force)
+
+
+def pretrain_on(config: Config, processes: Processes, force: bool) -> Path:
+    run = RunDirectory.of(config)
+    if processes.rank == 0:
+        _lead_pretraining(config, run, processes, force)
+    elif processes.broadcast():
+        from mlm_pretrain.training.loop import pretrain as train
+
+        with Interrupts() as interrupts:
+            train(config, run, processes=processes, interrupts=interrupts)
+    processes.go_on_alone()
+    write_cards(config)
+    return run.model
+
+
+def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, force: bool) -> None:
+    """What rank zero does; the others wait to be told whether there is anything to train."""
+    inputs = model_inputs(config)
+    if not force and run.stands("pretrain", inputs, run.model):
+        skipped("pretrain", run.model)
+        processes.broadcast(False)
+        return
+    refuse_other_run(config, run)
+    if not tokenizer_stands(run, text_inputs(config)):
+        train_tokenizer_alone(config, force=False)
+    # A folder that runs may share is written by nobody but the verb `prepare`.
+    if config.stream.prepared is True:
+        prepare_alone(config, force=False)
+    run.write_config(config)
+    from mlm_pretrain.training.loop import pretrain as train
+
+    # Signals are the outer context: the launcher's, when another process has died, may not cut the last note short.
+    with Interrupts() as interrupts, stage(run, "pretrain", inputs):
+        processes.broadcast(True)
+        figures = train(config, run, processes=processes, interrupts=interrupts)
+        run.record({"pretraining": figures, "versions": versions()})
+
+
+def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
+    """Score `model/` on the held-out documents.
+
+    Returns:
+        loss (nats per masked token), perplexity, accuracies, by source too.
+
+    Raises:
+        UserError: there is no model yet, or no held-out text.
+    """
+    leave_to_rank_zero()
+    run = RunDirectory.of(config)
+    inputs = fingerprint(model_inputs(config), config.evaluation)
+    if not force and run.stands("evaluate", inputs, run.results) and "heldout" in run.read_results():
+        skipped("evaluate", run.results)
+        return run.read_results()["heldout"]
+    from mlm_pretrain.evaluation import masked_lm
+
+    check_fill_mask(config)
+    run.write_config(config, ["evaluation"])
+    with stage(run, "evaluate", inputs):
+        figures = masked_lm.evaluate(config, run)
+        run.record(figures)
+    write_cards(config)
+    print(masked_lm.format_figures(figures["heldout"]), flush=True)
+    return figures["heldout"]

@@ -1,0 +1,90 @@
+"""Fine-tuning, and what finished task models are used for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlm_pretrain.config import Config, TaskConfig, fingerprint
+from mlm_pretrain.config.tasks import Sweep
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.inputs import folder_digests, model_inputs
+from mlm_pretrain.run import RunDirectory, file_digest
+from mlm_pretrain.stages.common import skipped, stage
+from mlm_pretrain.stages.publishing import write_cards
+from mlm_pretrain.training.processes import leave_to_rank_zero
+
+
+def finetune(
+    config: Config,
+    name: str | None = None,
+    *,
+    force: bool = False,
+    sweep: bool = False,
+    train_fractions: Sequence[float] = (),
+) -> dict[str, Any]:
+    """Fine-tune the run's encoder (or a task's own `model`) on one task, or on all.
+
+    Args:
+        name: of the task; None takes all.
+        sweep: first look for each task's best learning rate and number of epochs, as its `sweep` says.
+        train_fractions: shares of the training set to train on too, in place of the tasks' own.
+
+    Returns:
+        The results by task name, as in `results.json` under `tasks`.
+
+    Raises:
+        UserError: there is no such task, no encoder yet, or its data can't be read.
+    """
+    leave_to_rank_zero()
+    if not config.tasks:
+        example = "tasks: [{task: classification, name: topic, train: topics.jsonl}]"
+        raise UserError(f"tasks: the config names no task; an example: {example}")
+    chosen = [config.task(name)] if name else config.tasks
+    if train_fractions:
+        chosen = [task.model_copy(update={"train_fractions": list(train_fractions)}) for task in chosen]
+    run = RunDirectory.of(config)
+    run.write_config(config, ["tasks"])
+    for task in chosen:
+        _finetune_one(config, run, task, force, sweep)
+    write_cards(config)
+    return run.read_results()["tasks"]
+
+
+def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bool, sweep: bool) -> None:
+    if not task.origin and not run.model.exists():
+        raise UserError(f"{run.model}: no model; `mlm-pretrain pretrain` writes it, or give the task a `model`")
+    data = [
+        file_digest(Path(file)) for file in (task.train, task.validation, task.test) if file and Path(file).is_file()
+    ]
+    origin = task.origin
+    encoder = [origin.model_dump(), folder_digests(origin.path)] if origin else model_inputs(config)
+    # A sweep and a learning curve are asked for beside the task; what stands without them is not thrown away.
+    plain = task.model_copy(update={"train_fractions": [], "sweep": Sweep()})
+    inputs = fingerprint(encoder, plain, data, config.text.validation_fraction)
+    standing = run.read_results().get("tasks", {}).get(task.name, {})
+    lacking = (sweep and "sweep" not in standing) or _lacks(standing, task.train_fractions)
+    name = f"finetune {task.name}"
+    if not force and not lacking and run.stands(name, inputs, run.task(task.name)):
+        skipped(name, run.task(task.name))
+        return
+    from mlm_pretrain.tasks.finetune import finetune as train
+
+    with stage(run, name, inputs):
+        result = train(
+            task,
+            origin.path if origin else run.model,
+            run.task(task.name),
+            held_out_fraction=config.text.validation_fraction,
+            revision=origin.revision if origin else None,
+            sweep=sweep,
+            inputs=inputs,
+        )
+        run.record_task(task.name, result)
+
+
+def _lacks(figures: dict[str, Any], fractions: Sequence[float]) -> bool:
+    """Whether a learning curve lacks one of these shares."""
+    there = {point["fraction"] for point in figures.get("learning_curve", [])}
+    return any(share not in there for share in fractions if share < 1)

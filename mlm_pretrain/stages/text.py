@@ -1,0 +1,107 @@
+"""The stages of the text: tokenizer, and packed rows written ahead."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mlm_pretrain.config import Config, fingerprint
+from mlm_pretrain.inputs import text_inputs
+from mlm_pretrain.run import RunDirectory, write_folder, write_json, write_text
+from mlm_pretrain.stages.common import check_fill_mask, refuse_other_run, skipped, stage, tokenizer_stands
+from mlm_pretrain.training.processes import leave_to_rank_zero
+
+
+def train_tokenizer(config: Config, *, force: bool = False) -> Path:
+    """Make `tokenizer/` and set the held-out documents aside in `validation.jsonl`.
+
+    Trains a tokenizer on a sample of the training text, or takes an existing one (`tokenizer.path`, or the one of
+    the checkpoint that `model.path` or `model.init_from` names).
+
+    Returns:
+        The folder of the tokenizer, for `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        UserError: a source or the existing tokenizer can't be read, or there is no text.
+    """
+    leave_to_rank_zero()
+    return train_tokenizer_alone(config, force)
+
+
+def train_tokenizer_alone(config: Config, force: bool) -> Path:
+    run = RunDirectory.of(config)
+    inputs = text_inputs(config)
+    if not force and tokenizer_stands(run, inputs):
+        return skipped("tokenizer", run.tokenizer)
+    refuse_other_run(config, run)
+    run.write_config(config)
+    check_fill_mask(config)
+    from mlm_pretrain.text import tokenizer as tokenizers
+    from mlm_pretrain.text.mixture import survey
+    from mlm_pretrain.text.tokenizer_report import format_report, tokenizer_report
+
+    settings = config.tokenizer
+    existing = settings.path or config.model.path or config.model.init_from
+    with stage(run, "tokenizer", inputs):
+        seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
+        if existing:
+            revision = settings.revision if settings.path else config.model.revision
+            tokenizer = tokenizers.load_tokenizer(existing, revision, settings.add_tokens)
+        else:
+            tokenizer = tokenizers.train_tokenizer(settings, seen.sample)
+            tokenizer.model_max_length = config.stream.sequence_length
+        report = tokenizer_report(tokenizer, [document.text for document in seen.validation])
+        report["sample_bytes"] = sum(len(text.encode()) for text in seen.sample)
+
+        def fill(folder: Path) -> None:
+            tokenizer.save_pretrained(folder)
+            write_json(folder / run.tokenizer_report.name, report)
+
+        write_folder(run.tokenizer, fill)
+        rows = (json.dumps(document._asdict(), ensure_ascii=False) + "\n" for document in seen.validation)
+        write_text(run.validation, "".join(rows))
+        run.record({"text": seen.sources})
+    print(format_report(report), flush=True)
+    return run.tokenizer
+
+
+def prepare(config: Config, *, force: bool = False) -> Path:
+    """Write the packed rows of one epoch as shards, for `stream.prepared`; what is there and whole is kept.
+
+    Returns:
+        The folder of the shards.
+
+    Raises:
+        UserError: a source can't be read, or the folder holds something else.
+    """
+    leave_to_rank_zero()
+    return prepare_alone(config, force)
+
+
+def prepare_alone(config: Config, force: bool) -> Path:
+    run = RunDirectory.of(config)
+    if not tokenizer_stands(run, text_inputs(config)):
+        train_tokenizer_alone(config, force=False)
+    from mlm_pretrain.models.build import build_model
+    from mlm_pretrain.models.packed_attention import supports_packing
+    from mlm_pretrain.stream import prepare as shards
+    from mlm_pretrain.stream.prepared import is_whole, prepared_folder, refuse_stale
+    from mlm_pretrain.text.mixture import fingerprint_corpus
+    from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
+
+    folder = prepared_folder(config)
+    tokenizer = load_tokenizer(str(run.tokenizer))
+    packing = supports_packing(build_model(config.model, tokenizer, config.stream.sequence_length, config.run.seed))
+    settings = shards.prepared_settings(
+        config, packing, vocabulary_fingerprint(tokenizer), fingerprint_corpus(config.text)
+    )
+    if not force and is_whole(folder, settings):
+        return skipped("prepare", folder)
+    if not force and folder != run.prepared:
+        refuse_stale(folder, settings)  # they may be another run's
+    with stage(run, "prepare", fingerprint(settings)):
+        manifest = shards.prepare(config, tokenizer, packing, folder, settings, anew=force)
+        counts = {source["name"]: {**source, "files": len(source["files"])} for source in manifest["sources"]}
+        run.record({"prepared": {"sequence_length": config.stream.sequence_length, "sources": counts}})
+    print(shards.format_manifest(manifest, config.stream.sequence_length), flush=True)
+    return folder

@@ -1,0 +1,113 @@
+"""Entities given by characters of a text, as the IOB2 tags of its words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.schemes import Entity, tags_of
+from mlm_pretrain.tasks.words import Span
+
+LABELS = ("label", "type", "entity_group", "entity")
+"""What the type of an entity may be called in its mapping."""
+
+
+class Given(NamedTuple):
+    """An entity as the data has it."""
+
+    start: int
+    end: int
+    label: str
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.start}-{self.end}"
+
+
+def read_spans(value: Any, text: str, column: str, place: str) -> list[Given]:
+    """The entities of a text in their order, the longer of two that begin together first.
+
+    Args:
+        value: a list of `{start, end, label}` or `[start, end, label]`, or that as JSON (in csv), or a mapping of
+            three lists (a nested feature of `datasets`).
+
+    Raises:
+        UserError: something else, or a span outside the text.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{place}: {column} is not valid JSON ({error.msg}); [] where there is no entity") from None
+    if isinstance(value, dict):
+        value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+    if not isinstance(value, list):
+        raise UserError(f"{place}: {column} must be a list of {{start, end, label}}; [] where there is no entity")
+    spans = [_read_span(item, text, column, place) for item in value]
+    return sorted(spans, key=lambda span: (span.start, -span.end))
+
+
+def _read_span(item: Any, text: str, column: str, place: str) -> Given:
+    if isinstance(item, dict):
+        item = [item.get("start"), item.get("end"), next((item[name] for name in LABELS if name in item), None)]
+    if not isinstance(item, list | tuple) or len(item) != 3:
+        raise UserError(f"{place}: {item!r} in {column}; an entity is {{start, end, label}} or [start, end, label]")
+    start, end, label = item
+    if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label.strip():
+        raise UserError(f"{place}: {item!r} in {column}; start and end are characters, counted from 0, label is a name")
+    if not 0 <= start < end <= len(text) or not text[start:end].strip():
+        problem = "holds no text" if 0 <= start <= end <= len(text) else f"isn't in the text of {len(text)} characters"
+        raise UserError(f"{place}: {Given(start, end, label)} in {column} {problem}")
+    return Given(start, end, label)
+
+
+def outermost(spans: Sequence[Given], place: str) -> tuple[list[Given], list[str]]:
+    """The entities that stand in no other, and a note on each that does.
+
+    Args:
+        spans: as `read_spans` orders them.
+
+    Raises:
+        UserError: two overlap, and neither holds the other.
+    """
+    kept: list[Given] = []
+    notes = []
+    for span in spans:
+        outer = kept[-1] if kept else None
+        if outer is None or span.start >= outer.end:
+            kept.append(span)
+        elif span.end <= outer.end:
+            notes.append(f"{span} in {outer}")
+        else:
+            raise UserError(f"{place}: {outer} and {span} overlap; a word can have one label, so leave one of them out")
+    return kept, notes
+
+
+def tag_words(text: str, words: Sequence[Span], spans: Sequence[Given]) -> tuple[list[str], list[str]]:
+    """The tags of the words, and a note on each entity that had to grow to whole words.
+
+    Of two entities that share a word the first has it; what has no word left is in the first's.
+
+    Args:
+        words: the characters of the words, in order.
+        spans: as `outermost` gives them.
+    """
+    entities: list[Entity] = []
+    notes = []
+    word = 0
+    for span in spans:
+        while word < len(words) and words[word][1] <= span.start:
+            word += 1
+        first = last = word
+        while last < len(words) and words[last][0] < span.end:
+            last += 1
+        if last == first:
+            notes.append(f"'{text[span.start : span.end]}', whose word is another entity's already")
+            continue
+        start, end = words[first][0], words[last - 1][1]
+        if start < span.start or end > span.end:
+            notes.append(f"'{text[span.start : span.end]}' to '{text[start:end]}'")
+        entities.append((span.label, first, last - 1))
+        word = last
+    return tags_of(entities, len(words)), notes
