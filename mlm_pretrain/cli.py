@@ -80,6 +80,24 @@ def predict(arguments: argparse.Namespace) -> None:
     label(Path(arguments.model), Path(arguments.input), arguments.output and Path(arguments.output))
 
 
+def embed(arguments: argparse.Namespace) -> None:
+    """vectors of texts, by any encoder"""
+    from mlm_pretrain.tasks.embed import embed as encode
+
+    encode(
+        Path(arguments.model),
+        Path(arguments.input),
+        Path(arguments.output),
+        pooling=arguments.pooling,
+        normalize=arguments.normalize,
+        batch_size=arguments.batch_size,
+        max_length=arguments.max_length,
+        text_column=arguments.text_column,
+        bf16=arguments.bf16,
+        save_model=arguments.save_model and Path(arguments.save_model),
+    )
+
+
 def push(arguments: argparse.Namespace) -> None:
     """send the encoder and the task models to the Hub"""
     from mlm_pretrain import stages
@@ -191,6 +209,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model", metavar="MODEL", help="a task's folder (runs/NAME/tasks/TASK) or a Hub repository")
     sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line) or a .jsonl file (column `text`)")
     sub.add_argument("--output", metavar="FILE", help="a .jsonl file; by default standard output")
+    sub = _add(verbs, "embed", embed)
+    sub.add_argument("model", metavar="MODEL", help="an encoder: runs/NAME/model, a task's folder or a Hub repository")
+    sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), or jsonl, csv, tsv, Parquet")
+    sub.add_argument("--output", metavar="FILE", required=True, help=".npy (float32 [texts, hidden]) or .parquet")
+    sub.add_argument("--pooling", choices=("mean", "cls"), default="mean", help="(default: mean)")
+    sub.add_argument("--normalize", action="store_true", help="vectors of length 1")
+    sub.add_argument("--max-length", metavar="N", type=_count, help="tokens per text; longer ones are cut")
+    sub.add_argument("--batch-size", metavar="N", type=_count, default=32, help="(default: 32)")
+    sub.add_argument("--text-column", metavar="NAME", default="text", help="of jsonl, csv, Parquet (default: text)")
+    sub.add_argument("--bf16", action="store_true", help="bfloat16 autocast, faster on GPUs")
+    sub.add_argument("--save-model", metavar="FOLDER", help="also write a folder that sentence-transformers loads")
+    sub.epilog = "example: mlm-pretrain embed runs/my-run/model texts.txt --output vectors.npy"
     sub = _add(verbs, "push", push)
     _takes_config(sub)
     sub.add_argument("--dry-run", action="store_true", help="list the files and their sizes, send nothing")
@@ -215,7 +245,7 @@ def _add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of devices")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
     return int(text)
 
 

@@ -215,8 +215,9 @@ def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = Fa
         if manifest:
             entries = {path.name: file_digest(path) for path in sorted(beside.iterdir())}
             (beside / MANIFEST).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-        for path in beside.iterdir():
-            path.chmod(0o666 & ~_UMASK)  # safetensors gives its files to their owner alone
+        for path in beside.rglob("*"):
+            if path.is_file():
+                path.chmod(0o666 & ~_UMASK)  # safetensors gives its files to their owner alone
             fsync(path)
         fsync(beside)
         if target.exists():

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mlm_pretrain.config.base import Name, Positive, Section
 from mlm_pretrain.config.training import OptimizerSection
+
+
+ClassName = Annotated[str, BeforeValidator(str)]
+"""YAML reads 0 and 1 as numbers."""
 
 
 class EncoderOrigin(Section):
@@ -95,7 +99,7 @@ class TaskConfig(OptimizerSection):
     """Tokens per window; by default what the encoder can take, 512 at most."""
     stride: Annotated[int, Field(ge=0)] = 0
     """Tokens shared by neighbouring windows of a long text."""
-    class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    class_weight: Literal["balanced"] | dict[ClassName, Annotated[float, Field(ge=0)]] | None = None
     """classification: weights of the classes in the loss; balanced: in inverse proportion to their frequencies."""
     tagging_scheme: Literal["BIO", "BIOES"] = "BIO"
     """ner: the tags that the model learns; files in either, or in IOB1, are read."""

@@ -36,6 +36,7 @@ PIPELINE_TAGS = {
     "ForMaskedLM": "fill-mask",
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
 }
 # `load_dataset` takes these names for readers of files, which are no datasets of the Hub.
 _FILE_READERS = {"arrow", "csv", "json", "pandas", "parquet", "text", "webdataset", "xml"}
@@ -139,7 +140,7 @@ def render_task_card(facts: CardFacts, task: str, model_id: str | None = None) -
         title=title,
         task=model,
         kind=kind,
-        encoder=origin.path if origin else publish.hub_model_id,
+        encoder=(_hub_id(origin.path) or Path(origin.path).name) if origin else publish.hub_model_id,
         recipe=task_recipe_rows(model),
         results=task_rows(facts, only=task),
     )

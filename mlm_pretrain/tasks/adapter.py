@@ -81,6 +81,10 @@ class TaskAdapter:
         raise NotImplementedError
 
     @classmethod
+    def review(cls, examples: Sequence[Example]) -> None:
+        """Say, a line a file, what had to be mended to read its examples; called once they are all made."""
+
+    @classmethod
     def text_of(cls, example: Example) -> str:
         """What makes an example this one: equal texts stay on one side of a split, and are drawn by their hash."""
         return example["text"]

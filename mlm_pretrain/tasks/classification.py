@@ -115,7 +115,7 @@ class Classification(SequenceTask):
         setattr(model.config, TEMPERATURE, self.temperature)
 
     def take(self, config: PretrainedConfig) -> None:
-        self.temperature = float(getattr(config, TEMPERATURE, 1.0))
+        self.temperature = float(getattr(config, TEMPERATURE, None) or 1.0)
 
     def predictions(
         self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]

@@ -69,6 +69,8 @@ def load_model(
 ) -> PreTrainedModel:
     """A checkpoint's weights under the head of `auto_class`, in float32; what the checkpoint lacks is drawn anew.
 
+    So is a head for other labels than those of `config`, also where it has as many.
+
     Raises:
         UserError: no weights in safetensors, a damaged file, or none of the weights belongs to this architecture.
     """
@@ -90,7 +92,8 @@ def load_model(
     except SafetensorError as error:
         raise UserError(f"{path}: damaged weights ({_first_line(error)}); fetch or write them again") from None
     # Checkpoints of a bare encoder have no prefix, so count by what the model still lacks.
-    inner = {f"{model.base_model_prefix}.{name}" for name, _ in model.base_model.named_parameters()}
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    inner = {f"{prefix}{name}" for name, _ in model.base_model.named_parameters()}
     lacking = {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])} & inner
     if len(lacking) == len(inner):
         raise UserError(
@@ -99,7 +102,21 @@ def load_model(
     torn = sorted(name for name in lacking if "pooler" not in name)
     if torn:
         raise UserError(f"{path}: {len(torn)} of the encoder's weights are missing, {torn[0]} the first")
+    if load_config(path, revision=revision).id2label != config.id2label:
+        _draw_outputs(model)
     return model
+
+
+@torch.no_grad()
+def _draw_outputs(model: PreTrainedModel) -> None:
+    """Draw the layers that give the labels' logits anew, as the architecture initialises them."""
+    encoder = set(model.base_model.modules())
+    for module in model.modules():
+        if module not in encoder and getattr(module, "out_features", None) == model.config.num_labels:
+            for parameter in module.parameters():
+                # transformers' mark for what was loaded, which its initialisation leaves alone.
+                vars(parameter).pop("_is_hf_initialized", None)
+            model._init_weights(module)
 
 
 def new_model(auto_class: Any, config: PretrainedConfig) -> PreTrainedModel:

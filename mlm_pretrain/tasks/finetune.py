@@ -166,8 +166,9 @@ def _ask_optuna(task: TaskConfig, score: Callable[[float, float], float]) -> Non
 
     def objective(trial: Any) -> float:
         rate = trial.suggest_float("learning_rate", min(rates), max(rates), log=True)
-        # Whole epochs, but where a fraction of one is all there is.
-        count = trial.suggest_float("num_train_epochs", min(epochs), max(epochs), step=1.0 if max(epochs) > 1 else None)
+        # Whole epochs, but where the ends aren't.
+        step = 1.0 if all(end.is_integer() for end in (min(epochs), max(epochs))) else None
+        count = trial.suggest_float("num_train_epochs", min(epochs), max(epochs), step=step)
         return score(rate, count)
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=task.seeds[0]))

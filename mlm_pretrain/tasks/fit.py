@@ -40,6 +40,8 @@ class Progress:
     """An entry an evaluation: `step`, `epoch`, `loss` (mean since the last one), and the metric on validation."""
     best: int | None = None
     """The entry of the best evaluation."""
+    losses: list[float] = field(default_factory=list)
+    """Of the steps since the last evaluation, in a checkpoint."""
 
 
 class Fit:
@@ -81,7 +83,7 @@ class Fit:
         self.progress = Progress()
         self._best: dict[str, Tensor] = {}
         saved = self._restore(optimizer)
-        if settings.gradient_checkpointing:
+        if settings.gradient_checkpointing and settings.encoder != "frozen":
             adaptation.model.activation_checkpointing_enable()
         self._prepared, self._optimizer = accelerator.prepare(self.model, optimizer)
         if saved:
@@ -91,7 +93,7 @@ class Fit:
         """Train to the end, or until no evaluation gets better; the best weights are in the model then."""
         settings, progress = self.settings, self.progress
         batches = batches_from(self._features, settings.per_device_train_batch_size, self.seed, progress.step)
-        losses: list[Tensor] = []
+        losses = [torch.tensor(loss, device=self.accelerator.device) for loss in progress.losses]
         with telemetry.progress(self.steps, description, unit="step") as bar:
             bar.update(progress.step)
             while progress.step < self.steps and not self._is_enough():
@@ -110,7 +112,8 @@ class Fit:
                     self._evaluate(mean)
                     losses.clear()
                 if self._is_due(settings.save_steps) and progress.step < self.steps:
-                    self._save()
+                    self._save([loss.item() for loss in losses])
+        progress.losses = []
         self.accelerator.unwrap_model(self._prepared, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         if self._best:
@@ -156,15 +159,13 @@ class Fit:
                 "validation": value,
             }
         )
-        if not self.settings.load_best_model_at_end:
-            return
         if progress.best is None or value > progress.history[progress.best]["validation"]:
             progress.best = len(progress.history) - 1
             # The last weights need no copy: they are in the model.
-            last = progress.step == self.steps
-            self._best = {} if last else {name: tensor.clone() for name, tensor in trainable(self.model).items()}
+            kept = self.settings.load_best_model_at_end and progress.step < self.steps
+            self._best = {name: tensor.clone() for name, tensor in trainable(self.model).items()} if kept else {}
 
-    def _save(self) -> None:
+    def _save(self, losses: list[float]) -> None:
         if self._folder is None:
             return
 
@@ -173,7 +174,11 @@ class Fit:
             save_file(self._best, folder / BEST)
 
         random_states = checkpoints.joined_random([checkpoints.random_state()])
-        state = {"progress": vars(self.progress)}
+        scaler = self.accelerator.scaler
+        state = {
+            "progress": {**vars(self.progress), "losses": losses},
+            "scaler": scaler.state_dict() if scaler else None,
+        }
         target = self._folder / f"step-{self.progress.step:08d}"
         checkpoints.save_checkpoint(target, fill, self._optimizer.optimizer, state, random_states, keep=1)
 
@@ -189,6 +194,8 @@ class Fit:
         _put(self.model, load_file(saved / WEIGHTS))
         self._best = load_file(saved / BEST)
         checkpoints.restore_optimizer(saved, optimizer, state["optimizer"])
+        if state["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         telemetry.say(f"going on from {saved}")
         return saved
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.config.tasks import EncoderOrigin
-from mlm_pretrain.errors import UserError, first_line
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adaptation import Adaptation
 
 
@@ -43,16 +45,23 @@ class LowRank(Adaptation):
         self._merge = task.lora.merge
         config = peft.LoraConfig(
             **task.lora.model_dump(exclude={"merge"}),
-            modules_to_save=_heads(model),
-            exclude_modules=rf"(?!{model.base_model_prefix}\.).*",
-            base_model_name_or_path=_portable(origin.path),
-            revision=origin.revision,
+            modules_to_save=_heads(model),  # `all-linear` passes these over
         )
         try:
-            # Puts the adapters into `model` itself.
-            self._wrapper: Any = peft.get_peft_model(model, config)
-        except ValueError as error:
-            raise UserError(f"task '{task.name}': lora.target_modules: {first_line(error)}") from None
+            with warnings.catch_warnings():
+                # PEFT 0.21 asks transformers for gradient checkpointing under its old name.
+                warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing")
+                # Puts the adapters into `model` itself.
+                self._wrapper: Any = peft.get_peft_model(model, config)
+        except ValueError:
+            modules = model.base_model.named_modules()
+            linear = {name.split(".")[-1] for name, module in modules if isinstance(module, nn.Linear)}
+            raise UserError(
+                f"task '{task.name}': lora.target_modules: {task.lora.target_modules} are no layers of a "
+                f"{type(model).__name__} that can be adapted; there are {', '.join(sorted(linear))}, or all-linear"
+            ) from None
+        # PEFT has noted where the weights lie on this machine.
+        config.base_model_name_or_path, config.revision = _portable(origin.path), origin.revision
 
     def finish(self) -> PreTrainedModel:
         """A copy with the adapters merged into the encoder's weights: W + lora_alpha/r · B A."""

@@ -1,52 +1,51 @@
-"""Named-entity recognition: a tag a word, IOB2, long sentences in windows."""
+"""Named-entity recognition: words tagged in IOB2 or BIOES, entities by their words or characters."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adapter import (
-    TASKS,
-    Example,
-    Feature,
-    Prediction,
-    TaskAdapter,
-    column,
-    probabilities,
+from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction, column, text_column
+from mlm_pretrain.tasks.schemes import (
+    Scheme,
+    breaks,
+    canonical,
+    check_tag,
+    convert,
+    entities_of,
+    is_tag,
+    scheme_of,
+    spread,
+    tags_of,
+    valid_iob2,
 )
-from mlm_pretrain.tasks.schemes import check_tag, valid_iob2
+from mlm_pretrain.tasks.spans import outermost, read_spans, tag_words
+from mlm_pretrain.tasks.word_labelling import (
+    Word,
+    WordLabelling,
+    by_file,
+    commonest_labels,
+    context,
+    text_and_spans,
+)
+from mlm_pretrain.tasks.words import split_words
 from mlm_pretrain.telemetry import warn
-from mlm_pretrain.training.loss import IGNORE_INDEX
-
-Span = tuple[int, int]
-"""First character and the one after the last."""
 
 
 @TASKS.register("ner")
-class TokenClassification(TaskAdapter):
-    """Words in `tokens`, their IOB2 tags in `tags`.
+class TokenClassification(WordLabelling):
+    """Words in `tokens`, their IOB2 tags in `tags`, whatever scheme the data or the model has.
 
-    What is tokenised is the text: `text` with the character `spans` of its words where an example has them, else
-    the words joined by single blanks. So the ids are those that raw text gets at prediction time (a byte-level
-    tokenizer gives split words other ids). The first token of a word carries its label. A long text becomes windows
-    that overlap by `stride` tokens, and each word is trained and scored once, in the window that shows most of its
-    context. A word without a token of its own (a stray control character, say) is predicted O, never left out.
-
-    Features have `words`: pairs of a token's position and the number of the word it stands for.
+    A word without a token is O.
     """
 
     metric: ClassVar[str] = "f1"
-    auto_class: ClassVar[Any] = AutoModelForTokenClassification
-    architecture: ClassVar[str] = "ForTokenClassification"
-    label_key: ClassVar[str] = "tags_column"
-    reads_conll: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -56,36 +55,42 @@ class TokenClassification(TaskAdapter):
         stride: int = 0,
         task: TaskConfig | None = None,
     ) -> None:
-        """
-        Raises:
-            UserError: the tokenizer doesn't tell the characters of its tokens.
-        """
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"{tokenizer.name_or_path}: NER needs a fast tokenizer (tokenizer.json), which tells character offsets"
-            )
         super().__init__(labels, tokenizer, max_length, stride, task)
+        self._numbers = {canonical(label): number for number, label in enumerate(labels)}
+        self._scheme: Scheme = "BIOES" if any(label[:1] in ("E", "S") for label in self._numbers) else "BIO"
+
+    # -- data ----------------------------------------------------------------------------------------------------
 
     @classmethod
     def make_example(cls, row: dict[str, Any], task: TaskConfig, place: str, labelled: bool = True) -> Example:
-        tokens = column(row, "tokens_column", task, place)
-        tags = column(row, "tags_column", task, place)
-        for name, values in ((task.tokens_column, tokens), (task.tags_column, tags)):
-            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-                raise UserError(f"{place}: {name} must be a list of strings")
-        if len(tokens) != len(tags):
-            raise UserError(f"{place}: {len(tokens)} {task.tokens_column} but {len(tags)} {task.tags_column}")
-        for tag in tags:
-            check_tag(tag, place)
-        return {"tokens": tokens, "tags": valid_iob2(tags), "place": place}
+        if labelled and task.spans_column in row and task.tokens_column not in row:
+            return _from_spans(row, task, place)
+        example = super().make_example(row, task, place, labelled)
+        if labelled:
+            given = example["tags"]
+            for number, tag in enumerate(given, start=1):
+                check_tag(tag, f"{place}, word {number}")
+            example["tags"] = valid_iob2(given)
+            if example["tags"] != given:
+                example["given"] = given
+        return example
 
     @classmethod
-    def text_of(cls, example: Example) -> str:
-        return example["text"] if "text" in example else " ".join(example["tokens"])
+    def review(cls, examples: Sequence[Example]) -> None:
+        for file, rows in by_file(examples):
+            if any("given" in row for row in rows):
+                _review_tags(file, rows)
+            for kind, problem in (
+                ("widened", "entities cut words; a word belongs to one entity as a whole"),
+                ("nested", "entities stand in others and are left out"),
+            ):
+                notes = [f"{row['place']}, {note}" for row in rows for note in row.pop(kind, ())]
+                if notes:
+                    warn(f"{file}: {len(notes)} {problem}; the first: {notes[0]}")
 
     @classmethod
     def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
-        """O, then B- and I- of every type; a type that only validation or test have can't be learnt, but counts."""
+        """O, then the tags of every type; a type that only validation or test have can't be learnt, but counts."""
         types = _types(train)
         if not types:
             raise UserError(f"{train[0]['place']}: every training tag is O; there is nothing to learn")
@@ -93,69 +98,50 @@ class TokenClassification(TaskAdapter):
             for name in sorted(_types([example]) - types):
                 types.add(name)
                 warn(f"{example['place']}: no training example has the type '{name}', so it counts as missed")
-        return ["O", *(f"{prefix}-{name}" for name in sorted(types) for prefix in "BI")]
+        letters = "BIES" if task.tagging_scheme == "BIOES" else "BI"
+        return ["O", *(f"{letter}-{name}" for name in sorted(types) for letter in letters)]
 
-    def encode(self, examples: Sequence[Example]) -> list[Feature]:
-        texts, spans = zip(*map(_text_and_spans, examples), strict=True) if examples else ((), ())
-        encoded = self.tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self.max_length,
-            stride=self.stride,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
-        # Truncation is a setting of the tokenizer itself, and would be saved with it.
-        self.tokenizer.backend_tokenizer.no_truncation()
-        rows: list[list[int]] = [[] for _ in examples]
-        for row, number in enumerate(encoded.pop("overflow_to_sample_mapping")):
-            rows[number].append(row)
-        offsets, special = encoded.pop("offset_mapping"), encoded.pop("special_tokens_mask")
-        features = []
-        for number, example in enumerate(examples):
-            own = rows[number]
-            masks, characters = [special[row] for row in own], [offsets[row] for row in own]
-            positions = self._positions(masks, characters, spans[number])
-            for row, words in zip(own, positions, strict=True):
-                features.append(
-                    {
-                        **{name: encoded[name][row] for name in encoded},
-                        "labels": self._labels(len(special[row]), words, example.get("tags")),
-                        "example": number,
-                        "words": words,
-                    }
-                )
-        return features
+    @classmethod
+    def serves(cls, config: PretrainedConfig) -> bool:
+        return super().serves(config) and tags_entities(config)
+
+    # -- the model's side ----------------------------------------------------------------------------------------
+
+    def targets(self, example: Example) -> list[str]:
+        return convert(example["tags"], self._scheme)
+
+    def spread(self, label: str, count: int) -> list[str]:
+        return spread(label, count)
+
+    # -- after the model -----------------------------------------------------------------------------------------
 
     def predictions(
         self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]
     ) -> list[Prediction]:
         """`tags`, one a word and valid IOB2, and their `scores`, softmax probabilities (0 for a word without token)."""
-        tags = [["O"] * len(example["tokens"]) for example in examples]
-        scores = [[0.0] * len(example["tokens"]) for example in examples]
-        for feature, row in zip(features, logits, strict=True):
-            number, last = feature["example"], -1
-            certain = probabilities(row[[position for position, _ in feature["words"]]])
-            for (position, word), chances in zip(feature["words"], certain, strict=True):
-                tag = self.labels[chances.argmax()]
-                # Two words in one token are in one entity.
-                tags[number][word] = f"I-{tag[2:]}" if position == last and tag != "O" else tag
-                scores[number][word] = float(chances.max())
-                last = position
-        return [{"tags": valid_iob2(words), "scores": values} for words, values in zip(tags, scores, strict=True)]
+        return [
+            {"tags": _iob2(words), "scores": [word.score for word in words]}
+            for words in self.by_word(examples, features, logits)
+        ]
+
+    def record(self, example: Example, prediction: Prediction) -> dict[str, Any]:
+        """`entities`: `{type, start, end, text, score}` each; characters of the text, the mean score of the words."""
+        text, spans = text_and_spans(example)
+        found = []
+        for name, first, last in entities_of(prediction["tags"]):
+            start, end = spans[first][0], spans[last][1]
+            scores = prediction["scores"][first : last + 1]
+            score = sum(scores) / len(scores)
+            found.append({"type": name, "start": start, "end": end, "text": text[start:end], "score": score})
+        return {"entities": found}
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """Every word gets the tag that it has most often in the training set, an unseen word O."""
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for example in train:
-            for word, tag in zip(example["tokens"], example["tags"], strict=True):
-                counts[word][tag] += 1
-        commonest = {word: min(tags, key=lambda tag: (-tags[tag], tag)) for word, tags in counts.items()}
+        commonest = commonest_labels(train)
         return [{"tags": valid_iob2(commonest.get(word, "O") for word in example["tokens"])} for example in examples]
 
     def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """`f1`, `precision` and `recall` of entities, over all and `by_type`."""
+        """`f1`, `precision` and `recall` of entities, over all, `by_type`, and `relaxed`."""
         from mlm_pretrain.tasks.entity_metrics import EntityMetric
 
         return EntityMetric().compute(
@@ -163,67 +149,65 @@ class TokenClassification(TaskAdapter):
             references=[example["tags"] for example in examples],
         )
 
-    def _labels(self, length: int, words: list[tuple[int, int]], tags: list[str] | None) -> list[int]:
-        labels = [IGNORE_INDEX] * length
-        if tags is not None:
-            for position, word in reversed(words):  # of two words in one token, the first labels it
-                labels[position] = self.labels.index(tags[word])
-        return labels
+    def errors(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+        """A record a mistake: `place`, `kind`, `type`, `text`, its `first` and `last` word, `context`.
 
-    def _positions(
-        self, special: Sequence[list[int]], offsets: Sequence[list[Span]], spans: Sequence[Span]
-    ) -> list[list[tuple[int, int]]]:
-        """For each window of a text, the positions of the tokens that it has to label, each with its word.
-
-        Args:
-            special: a window's mask of the special tokens around its tokens of the text.
-            offsets: the characters of a window's tokens.
-            spans: the characters of the words.
+        Kinds are `wrong_type` (with `predicted_type`), `wrong_span` (the type is right and the words overlap; with
+        `predicted_text`), `missed` and `invented`.
         """
-        step = self.max_length - self.tokenizer.num_special_tokens_to_add() - self.stride
-        tokens: list[Span] = []
-        windows = []
-        for number, (mask, characters) in enumerate(zip(special, offsets, strict=True)):
-            own = [span for span, is_special in zip(characters, mask, strict=True) if not is_special]
-            windows.append(range(number * step, number * step + len(own)))
-            tokens.extend(own[len(tokens) - number * step :])
-        result: list[list[tuple[int, int]]] = [[] for _ in windows]
-        for word, token in _first_tokens(tokens, spans):
-            best = _window_with_most_context(windows, token)
-            result[best].append((special[best].index(0) + token - windows[best].start, word))
-        return result
+        from mlm_pretrain.tasks.entity_metrics import mistakes
+
+        found = []
+        for example, prediction in zip(examples, predictions, strict=True):
+            text, spans = text_and_spans(example)
+            for kind, (name, first, last), predicted in mistakes(example["tags"], prediction["tags"]):
+                start, end = spans[first][0], spans[last][1]
+                record = {"place": example["place"], "kind": kind, "type": name}
+                if kind == "wrong_type" and predicted:
+                    record["predicted_type"] = predicted[0]
+                record |= {"text": text[start:end], "first": first, "last": last}
+                if kind == "wrong_span" and predicted:
+                    record["predicted_text"] = text[spans[predicted[1]][0] : spans[predicted[2]][1]]
+                found.append({**record, "context": context(text, start, end)})
+        return found
 
 
-def _window_with_most_context(windows: Sequence[range], token: int) -> int:
-    """The window whose nearer end is farthest from the token; the text's own ends cut nothing off."""
-
-    def context(number: int) -> float:
-        left = token - windows[number].start if number > 0 else math.inf
-        right = windows[number].stop - 1 - token if number < len(windows) - 1 else math.inf
-        return min(left, right)
-
-    return max((number for number in range(len(windows)) if token in windows[number]), key=context)
+def tags_entities(config: PretrainedConfig) -> bool:
+    """Whether a model's labels are tags of entities: O and B-, I-, …"""
+    labels = config.id2label.values()
+    return all(map(is_tag, labels)) and any(label != "O" for label in labels)
 
 
-def _first_tokens(tokens: Sequence[Span], words: Sequence[Span]) -> Iterator[tuple[int, int]]:
-    """Pairs (word, its first token), without the words that have none; both run in the order of the text."""
-    token = 0
-    for word, (start, end) in enumerate(words):
-        while token < len(tokens) and tokens[token][1] <= start:
-            token += 1
-        if token < len(tokens) and tokens[token][0] < end:
-            yield word, token
+def _from_spans(row: dict[str, Any], task: TaskConfig, place: str) -> Example:
+    text = text_column(row, "text_column", task, place)
+    given = read_spans(column(row, "spans_column", task, place), text, task.spans_column, place)
+    kept, nested = outermost(given, place)
+    spans = split_words(text)
+    tags, widened = tag_words(text, spans, kept)
+    example: Example = {"text": text, "spans": spans, "tokens": [text[start:end] for start, end in spans], "tags": tags}
+    notes = {"nested": nested, "widened": widened}
+    return {**example, "place": place, **{kind: found for kind, found in notes.items() if found}}
 
 
-def _text_and_spans(example: Example) -> tuple[str, list[Span]]:
-    if "text" in example:
-        return example["text"], example["spans"]
-    spans = []
-    start = 0
-    for word in example["tokens"]:
-        spans.append((start, start + len(word)))
-        start += len(word) + 1
-    return " ".join(example["tokens"]), spans
+def _review_tags(file: str, rows: Sequence[Example]) -> None:
+    sentences = [row.pop("given", row["tags"]) for row in rows]
+    scheme = scheme_of(sentences)
+    broken = [(number, word) for number, tags in enumerate(sentences) for word in breaks(tags, scheme)]
+    if broken:
+        number, word = broken[0]
+        count = f"{len(broken)} tag{'s' * (len(broken) > 1)}"
+        warn(
+            f"{file}: {count} out of sequence ({scheme}), read as conlleval would; the first: "
+            f"{rows[number]['place']}, word {word + 1}: '{sentences[number][word]}'"
+        )
+
+
+def _iob2(words: Sequence[Word]) -> list[str]:
+    """Labels of any scheme as IOB2; words that share a token are in one entity."""
+    heads = [number for number, word in enumerate(words) if not word.joined]
+    ends = [following - 1 for _, following in pairwise([*heads, len(words)])]
+    entities = entities_of(words[number].label or "O" for number in heads)
+    return tags_of([(name, heads[first], ends[last]) for name, first, last in entities], len(words))
 
 
 def _types(examples: Sequence[Example]) -> set[str]:

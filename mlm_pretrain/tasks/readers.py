@@ -29,8 +29,8 @@ def read_examples(file: str | Path, adapter: type[TaskAdapter], task: TaskConfig
     """Read one labelled file whole; its ending tells the format.
 
     Args:
-        file: `.jsonl`, `.csv`, `.tsv` or `.parquet`, for tasks that label words CoNLL too (`.conll`, `.txt`, `.tsv`,
-            `.bio`, `.iob`, `.iob2`); the text formats may end in `.gz`.
+        file: `.jsonl`, `.csv`, `.tsv` or `.parquet`, for tasks that label words CoNLL too (`.conll`, `.conllu`, `.txt`,
+            `.tsv`, `.bio`, `.iob`, `.iob2`); the text formats may end in `.gz`.
         task: names the columns.
 
     Raises:
@@ -39,6 +39,7 @@ def read_examples(file: str | Path, adapter: type[TaskAdapter], task: TaskConfig
     examples = [adapter.make_example(row, task, place) for row, place in read_rows(file, task, adapter.reads_conll)]
     if not examples:
         raise UserError(f"{file}: no examples in it; give a file with labelled rows")
+    adapter.review(examples)
     return examples
 
 
@@ -156,4 +157,4 @@ ROWS: dict[str, Reader] = {
     ".tsv": _delimited("\t"),
     ".parquet": _parquet,
 }
-CONLL: dict[str, Reader] = dict.fromkeys((".conll", ".txt", ".tsv", ".bio", ".iob", ".iob2"), _conll)
+CONLL: dict[str, Reader] = dict.fromkeys((".conll", ".txt", ".tsv", ".conllu", ".bio", ".iob", ".iob2"), _conll)

@@ -22,7 +22,7 @@ from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 class Regression(SequenceTask):
     """A number a text, as it stands in the data; the model's one output is it, under the name `score`."""
 
-    metric: ClassVar[str] = "spearman"
+    metric: ClassVar[str] = "pearson"
     problem_type: ClassVar[str | None] = "regression"
     label_dtype: ClassVar[torch.dtype] = torch.float32
 

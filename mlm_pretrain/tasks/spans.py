@@ -106,7 +106,7 @@ def tag_words(text: str, words: Sequence[Span], spans: Sequence[Given]) -> tuple
             notes.append(f"'{text[span.start : span.end]}', whose word is another entity's already")
             continue
         start, end = words[first][0], words[last - 1][1]
-        if start < span.start or end > span.end:
+        if start < span.start or end > span.end or text[span.start : start].strip():
             notes.append(f"'{text[span.start : span.end]}' to '{text[start:end]}'")
         entities.append((span.label, first, last - 1))
         word = last

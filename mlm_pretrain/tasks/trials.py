@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.config.tasks import EncoderOrigin
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.run import read_json, write_folder, write_json, write_text
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
@@ -110,8 +110,20 @@ def prepare(task: TaskConfig, encoder: str | Path, revision: str | None, held_ou
     adapter.learn(data.train)
     features = {"train": adapter.encode(data.train), "validation": adapter.encode(data.validation)}
     features["test"] = features["validation"] if data.test_is_validation else adapter.encode(data.test)
-    metric = task.metric_for_best_model or adapter.metric
+    metric = _metric(task, adapter, data)
     return Setup(task, encoder, revision, config, adapter, data, features, make_accelerator(task), work, metric)
+
+
+def _metric(task: TaskConfig, adapter: TaskAdapter, data: LabelledData) -> str:
+    """The figure that chooses models: the config's, looked for before anything is trained, or the task's own."""
+    metric = task.metric_for_best_model
+    if metric is None:
+        return adapter.metric
+    baseline = adapter.metrics(data.validation, adapter.majority(data.train, data.validation))
+    names = sorted(name for name, value in baseline.items() if isinstance(value, int | float))
+    if metric not in names:
+        raise UserError(f"task '{task.name}': metric_for_best_model: no '{metric}'{nearest(metric, names)}")
+    return metric
 
 
 def share_of_train(setup: Setup, fraction: float) -> list[Feature]:
@@ -155,10 +167,7 @@ def run_once(setup: Setup, plan: Plan) -> Run:
         return adapter.metrics(examples, adapter.predictions(examples, rows[split], logits(split)))
 
     def validate() -> float:
-        figures = score("validation")
-        if setup.metric not in figures:
-            raise UserError(f"metric_for_best_model: no '{setup.metric}'; there are {', '.join(sorted(figures))}")
-        return figures[setup.metric]
+        return score("validation")[setup.metric]
 
     train = share_of_train(setup, plan.fraction)
     fit = Fit(setup.accelerator, adapter, adaptation, train, plan.settings, plan.seed, validate, checkpoints)

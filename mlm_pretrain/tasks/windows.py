@@ -20,6 +20,7 @@ class Windows:
         """
         self.tokens: list[Span] = []
         """The characters of all tokens of the text."""
+        self._step = step
         self._ranges: list[range] = []
         self._padding: list[int] = []
         for number, (mask, characters) in enumerate(zip(special, offsets, strict=True)):
@@ -30,7 +31,10 @@ class Windows:
 
     def home(self, token: int) -> tuple[int, int]:
         """The window that shows most of a token's context, and the token's position in its row."""
-        number = max((n for n, shown in enumerate(self._ranges) if token in shown), key=lambda n: self._context(n, token))
+        first = last = min(token // self._step, len(self._ranges) - 1)
+        while first > 0 and token in self._ranges[first - 1]:
+            first -= 1
+        number = max(range(first, last + 1), key=lambda number: self._context(number, token))
         return number, self._padding[number] + token - self._ranges[number].start
 
     def _context(self, number: int, token: int) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,26 +16,48 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adapter import TASKS, TaskAdapter
+from mlm_pretrain.tasks.adapter import TaskAdapter
 from mlm_pretrain.tasks.classification import Classification
 from mlm_pretrain.tasks.encoder import check_vocabulary, load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.ner import TokenClassification
+from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.training.device import make_accelerator
 from mlm_pretrain.training.loss import Batch, backward_global_batch
 from tests.tasks.conftest import separable_sentences, separable_texts
 
 TOY = TaskConfig(task="classification", name="toy")
-LABELS = {"classification": ["bad", "good"], "ner": ["O", "B-LOC", "I-LOC"]}
+LABELS = {
+    "classification": ["bad", "good"],
+    "multi_label_classification": ["bad", "even", "good"],
+    "regression": ["score"],
+    "ner": ["O", "B-LOC", "I-LOC"],
+}
+# Of the labels that aren't ignored, as the mean over them.
+LOSSES = {
+    "classification": torch.nn.functional.cross_entropy,
+    "multi_label_classification": torch.nn.functional.binary_cross_entropy_with_logits,
+    "regression": lambda logits, labels: torch.nn.functional.mse_loss(logits[:, 0], labels),
+    "ner": torch.nn.functional.cross_entropy,
+}
+
+
+TEXT_LABELS: dict[str, Callable[[str, int], Any]] = {
+    "classification": lambda label, number: label,
+    "multi_label_classification": lambda label, number: [label, "even"][: number % 3],
+    "regression": lambda label, number: number / 2 - 1,
+}
 
 
 def examples_of(name: str, count: int = 12) -> list[dict]:
-    if name == "classification":
-        return list(separable_texts(count, seed=1))
+    if name in TEXT_LABELS:
+        # No text twice: rounding would decide about their ranks.
+        texts = [{**row, "text": f"{n} {row['text']}"} for n, row in enumerate(separable_texts(count, seed=1))]
+        return [{**row, "label": TEXT_LABELS[name](row["label"], n)} for n, row in enumerate(texts)]
     return [{"tokens": tokens, "tags": tags} for tokens, tags in separable_sentences(count, seed=1)]
 
 
-@pytest.fixture(params=["classification", "ner"])
+@pytest.fixture(params=[*LABELS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -68,7 +92,9 @@ def test_accumulation_is_one_big_batch(adapter: TaskAdapter, name: str, model: t
         torch.testing.assert_close(parts[parameter], whole[parameter], rtol=1e-4, atol=1e-7)
     labels = adapter.collate(features)["labels"]
     logits = model(**{key: value for key, value in adapter.collate(features).items() if key != "labels"}).logits
-    mean = torch.nn.functional.cross_entropy(logits[labels != -100], labels[labels != -100])
+    if labels.ndim == logits.ndim - 1:  # of rows or tokens, not of each output
+        logits, labels = logits[labels != -100], labels[labels != -100]
+    mean = LOSSES[name](logits, labels)
     assert once == pytest.approx(mean.item(), rel=1e-5)
 
 
@@ -79,12 +105,13 @@ def test_padding_changes_neither_logits_nor_metrics(adapter: TaskAdapter, name: 
     together = logits_of(adapter, model, features, batch_size=20)
     for feature, one, padded in zip(features, alone, together, strict=True):
         length = len(feature["input_ids"])
-        assert name == "classification" or one.shape[0] == length <= padded.shape[0]
-        np.testing.assert_allclose(padded if name == "classification" else padded[:length], one, rtol=1e-4, atol=1e-6)
+        assert name in TEXT_LABELS or one.shape[0] == length <= padded.shape[0]
+        np.testing.assert_allclose(padded if name in TEXT_LABELS else padded[:length], one, rtol=1e-4, atol=1e-6)
     scores = [
         adapter.metrics(examples, adapter.predictions(examples, features, logits)) for logits in (alone, together)
     ]
-    assert scores[0] == scores[1]
+    for figure, value in scores[0].items():
+        assert scores[1][figure] == (value if isinstance(value, dict) else pytest.approx(value, rel=1e-4, abs=1e-6))
 
 
 def test_long_texts_are_cut_and_counted(bpe: PreTrainedTokenizerFast) -> None:
@@ -195,5 +222,5 @@ def test_ner_needs_offsets(bpe: PreTrainedTokenizerFast, monkeypatch: pytest.Mon
         is_fast = False
         name_or_path = "slow"
 
-    with pytest.raises(UserError, match="slow: NER needs a fast tokenizer"):
+    with pytest.raises(UserError, match="slow: labelling words needs a fast tokenizer"):
         TokenClassification(["O"], Slow(), 10)  # type: ignore[arg-type]

@@ -87,9 +87,9 @@ def test_words_and_tags_from_jsonl(tmp_path: Path) -> None:
         ("a.csv", "text,label\n", Classification, "a.csv: no examples"),
         ("a.xlsx", "x", Classification, "ends in .jsonl"),
         ("a.conll", "EU\tB-ORG\n#hashtag\n", TokenClassification, "a.conll:2: only one column"),
-        ("a.conll", "EU\tS-ORG\n", TokenClassification, "a.conll:1: 'S-ORG' is not an IOB2 tag"),
+        ("a.conll", "EU\tX-ORG\n", TokenClassification, "a.conll:1, word 1: 'X-ORG' is not a tag of entities"),
         ("a.jsonl", '{"tokens": ["EU"], "tags": []}\n', TokenClassification, "a.jsonl:1: 1 tokens but 0 tags"),
-        ("a.jsonl", '{"tokens": "EU", "tags": "O"}\n', TokenClassification, "a.jsonl:1: tokens must be a list"),
+        ("a.jsonl", '{"tokens": {"0": "EU"}, "tags": "O"}\n', TokenClassification, "a.jsonl:1: tokens must be a list"),
     ],
 )
 def test_bad_files_are_named_with_their_line(

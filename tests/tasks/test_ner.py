@@ -1,75 +1,35 @@
-"""Windows lose no word, labels stand on first tokens, ids are those of the raw text."""
+"""Named entities: ids are those of the raw text, any scheme is learnt and told, mistakes are listed."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedTokenizerFast
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.encoder import load_tokenizer
+from mlm_pretrain.tasks.finetune import finetune
+from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.ner import TokenClassification
+from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.schemes import convert
 from mlm_pretrain.training.loss import IGNORE_INDEX
+from tests.tasks.conftest import conll, separable_sentences
 
 TOY = TaskConfig(task="ner", name="toy")
+BIOES = TaskConfig(task="ner", name="toy", tagging_scheme="BIOES")
 LABELS = ["O", "B-x", "I-x"]
-WORDS = st.text(
-    st.characters(codec="utf-8", exclude_categories=("Cs", "Zs", "Zl", "Zp", "Cc")), min_size=1, max_size=12
-)
-SENTENCES = st.lists(st.one_of(WORDS, st.sampled_from(["Berlin", "unbelievable", "don't", "", "\x85", "\u200b"])))
+BIOES_LABELS = ["O", "B-x", "I-x", "E-x", "S-x"]
 
 
 def tagged(words: list[str]) -> dict:
     return {"tokens": words, "tags": [LABELS[number % 3] for number in range(len(words))]}
-
-
-def positions(features: list[dict], examples: list[dict]) -> list[dict[int, tuple[int, int]]]:
-    """For every example: word → (row, position of its token)."""
-    found: list[dict[int, tuple[int, int]]] = [{} for _ in examples]
-    for number, feature in enumerate(features):
-        for position, word in feature["words"]:
-            assert word not in found[feature["example"]], "a word is labelled twice"
-            found[feature["example"]][word] = (number, position)
-    return found
-
-
-@settings(max_examples=60, deadline=None)
-@given(sentences=st.lists(SENTENCES, min_size=1, max_size=3), max_length=st.integers(6, 24), stride=st.integers(0, 3))
-def test_windows_lose_no_word(
-    any_tokenizer: PreTrainedTokenizerFast, sentences: list[list[str]], max_length: int, stride: int
-) -> None:
-    examples = [tagged(words) for words in sentences]
-    cut = TokenClassification(LABELS, any_tokenizer, max_length, stride).encode(examples)
-    # Windows too long to cut anything are the reference: the same words have a token, and the same one.
-    whole = TokenClassification(LABELS, any_tokenizer, 100_000).encode(examples)
-    assert len(whole) == len(examples)
-    assert all(len(feature["input_ids"]) <= max_length for feature in cut)
-    for ours, theirs in zip(positions(cut, examples), positions(whole, examples), strict=True):
-        assert ours.keys() == theirs.keys()
-        for word in ours:
-            (row, position), (row_whole, position_whole) = ours[word], theirs[word]
-            token = cut[row]["input_ids"][position]
-            assert token == whole[row_whole]["input_ids"][position_whole]
-            label = cut[row]["labels"][position]
-            assert label == whole[row_whole]["labels"][position_whole] != IGNORE_INDEX
-    labelled = sum(label != IGNORE_INDEX for feature in cut for label in feature["labels"])
-    assert labelled == len({place for each in positions(cut, examples) for place in each.values()})
-
-
-def test_every_ordinary_word_has_its_first_token(any_tokenizer: PreTrainedTokenizerFast) -> None:
-    words = ["people", "travel", "between", "unbelievable", "Berlin", "internationalisation", "by", "train"]
-    (feature,) = TokenClassification(LABELS, any_tokenizer, 1000).encode([tagged(words)])
-    assert [word for _, word in feature["words"]] == list(range(len(words)))
-    ids = feature["input_ids"]
-    starts = [position for position, _ in feature["words"]] + [len(ids) - 1]
-    for word, start, end in zip(words, starts, starts[1:], strict=False):
-        decoded = any_tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False).replace("##", "")
-        assert decoded.strip().lower().replace(" ", "") == word.lower()
-    assert feature["labels"] == [
-        starts.index(place) % 3 if place in starts[:-1] else IGNORE_INDEX for place in range(len(ids))
-    ]
 
 
 def test_ids_are_those_of_the_text(any_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -85,27 +45,15 @@ def test_ids_are_those_of_the_text(any_tokenizer: PreTrainedTokenizerFast) -> No
     assert any_tokenizer.backend_tokenizer.truncation is None  # it would be saved with the tokenizer
 
 
-def test_a_word_is_read_where_most_context_is(bpe: PreTrainedTokenizerFast) -> None:
-    words = ["a"] * 20  # a token each
-    features = TokenClassification(LABELS, bpe, max_length=10, stride=4).encode([tagged(words)])
-    # Windows of 8 tokens start at 0, 4, 8 and 12; the four inner tokens of each are its own.
-    assert [[word for _, word in feature["words"]] for feature in features] == [
-        [0, 1, 2, 3, 4, 5],
-        [6, 7, 8, 9],
-        [10, 11, 12, 13],
-        [14, 15, 16, 17, 18, 19],
-    ]
-
-
 def logits_for(
     adapter: TokenClassification, features: list[dict], tags: list[list[str]], size: int
 ) -> list[np.ndarray]:
     """Logits that say the given tags, with rows padded as batches are."""
     rows = []
     for feature in features:
-        row = np.zeros((size, len(LABELS)), dtype=np.float32)
+        row = np.zeros((size, len(adapter.labels)), dtype=np.float32)
         for position, word in feature["words"]:
-            row[position, LABELS.index(tags[feature["example"]][word])] = 5.0
+            row[position, adapter.labels.index(tags[feature["example"]][word])] = 5.0
         rows.append(row)
     return rows
 
@@ -159,3 +107,126 @@ def test_majority_is_each_words_commonest_tag(bpe: PreTrainedTokenizerFast) -> N
     adapter = TokenClassification(LABELS, bpe, 20)
     (prediction,) = adapter.majority(train, [{"tokens": ["York", "and", "New", "York", "new"]}])
     assert prediction["tags"] == ["B-x", "O", "B-x", "I-x", "O"]
+
+
+# -- schemes -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tags=st.lists(st.sampled_from(BIOES_LABELS), max_size=12),
+    labels=st.sampled_from(
+        [LABELS, BIOES_LABELS, ["O", "B-x", "I-x", "L-x", "U-x"], ["B-x", "M-x", "E-x", "W-x", "O"]]
+    ),
+)
+def test_predictions_are_iob2_in_whatever_scheme_the_model_is(
+    bpe: PreTrainedTokenizerFast, tags: list[str], labels: list[str]
+) -> None:
+    adapter = TokenClassification(labels, bpe, 12, stride=1)
+    own = {"E-x": "L-x", "S-x": "U-x"} if "U-x" in labels else {"I-x": "M-x", "S-x": "W-x"} if "W-x" in labels else {}
+    said = convert(tags, "BIO") if labels is LABELS else [own.get(tag, tag) for tag in tags]
+    example = {"tokens": ["people"] * len(tags), "tags": convert(tags, "BIO")}
+    features = adapter.encode([example])
+    (prediction,) = adapter.predictions([example], features, logits_for(adapter, features, [said], 12))
+    assert prediction["tags"] == convert(tags, "BIO")
+    # The labels that the model learns are those that say these tags.
+    learnt = {word: row["labels"][position] for row in features for position, word in row["words"]}
+    scheme = "BIO" if labels is LABELS else "BIOES"
+    assert [labels[learnt[word]] for word in range(len(tags))] == [own.get(tag, tag) for tag in convert(tags, scheme)]
+
+
+def test_bioes_from_the_config_to_the_finished_model(encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.conll").write_text(conll(separable_sentences(64, seed=0)))
+    task = BIOES.model_copy(
+        update={
+            "train": str(tmp_path / "train.conll"),
+            "label_all_tokens": True,
+            "num_train_epochs": 8,
+            "load_best_model_at_end": False,
+            "learning_rate": 5e-3,
+            "bf16": False,
+            "seeds": [0],
+        }
+    )
+    figures = finetune(task, encoder, tmp_path / "out")
+    assert figures["pretrained"] > 0.9
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    labels = [config.id2label[number] for number in range(config.num_labels)]
+    assert labels == ["O", "B-LOC", "I-LOC", "E-LOC", "S-LOC"]
+    assert [name for name in TASKS if TASKS[name].serves(config)] == ["ner"]
+    tokenizer = load_tokenizer(tmp_path / "out")
+    adapter = TASKS["ner"](labels, tokenizer, 32)
+    text = "the Berlin Spree  train Berlin Spree"
+    example = adapter.make_example({"text": text}, TOY, "f:1", labelled=False)
+    features = adapter.encode([example])
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
+    (prediction,) = adapter.predictions([example], features, logits_of(adapter, model, features, 1))
+    found = adapter.record(example, prediction)["entities"]
+    assert [(row["start"], row["end"], row["text"], row["type"]) for row in found] == [
+        (4, 16, "Berlin Spree", "LOC"),
+        (24, 36, "Berlin Spree", "LOC"),
+    ]
+    with torch.inference_mode():
+        chances = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).max(-1).values
+    first_tokens = {word: position for position, word in features[0]["words"]}
+    means = [(chances[first_tokens[word]] + chances[first_tokens[word + 1]]).item() / 2 for word in (1, 4)]
+    assert [row["score"] for row in found] == pytest.approx(means, rel=1e-4)
+
+
+def test_labels_tell_the_task() -> None:
+    def served(*labels: str) -> list[str]:
+        names = dict(enumerate(labels))
+        config = AutoConfig.for_model("bert", architectures=["BertForTokenClassification"], id2label=names)
+        return [name for name in TASKS if TASKS[name].serves(config)]
+
+    assert served("O", "B-PER", "I-PER") == served("O", "U-a b", "L-a b") == served("B-NP", "I-NP") == ["ner"]
+    assert served("NOUN", "VERB") == served("O", "PER", "LOC") == served("LABEL_0", "LABEL_1") == ["tagging"]
+
+
+def test_a_label_that_the_model_does_not_know_is_missed(bpe: PreTrainedTokenizerFast) -> None:
+    adapter = TokenClassification(LABELS, bpe, 20)
+    (feature,) = adapter.encode([{"tokens": ["a", "a"], "tags": ["B-y", "B-x"]}])
+    assert [feature["labels"][position] for position, _ in feature["words"]] == [IGNORE_INDEX, 1]
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_listed(bpe: PreTrainedTokenizerFast) -> None:
+    adapter = TokenClassification(LABELS, bpe, 20)
+    tokens = ["Ann", "Lee", "met", "Bob", "in", "New", "York", "near", "Oslo"]
+    tags = ["B-P", "I-P", "O", "B-P", "O", "B-L", "I-L", "O", "B-L"]
+    predicted = ["B-P", "O", "B-P", "B-L", "O", "B-L", "I-L", "B-L", "O"]
+    example = {"tokens": tokens, "tags": tags, "place": "f:3"}
+    errors = adapter.errors([example], [{"tags": predicted, "scores": [1.0] * 9}])
+    context = " ".join(tokens)
+    assert errors == [
+        {
+            "place": "f:3",
+            "kind": "wrong_span",
+            "type": "P",
+            "text": "Ann Lee",
+            "first": 0,
+            "last": 1,
+            "predicted_text": "Ann",
+            "context": context,
+        },
+        {"place": "f:3", "kind": "invented", "type": "P", "text": "met", "first": 2, "last": 2, "context": context},
+        {
+            "place": "f:3",
+            "kind": "wrong_type",
+            "type": "P",
+            "predicted_type": "L",
+            "text": "Bob",
+            "first": 3,
+            "last": 3,
+            "context": context,
+        },
+        {"place": "f:3", "kind": "invented", "type": "L", "text": "near", "first": 7, "last": 7, "context": context},
+        {"place": "f:3", "kind": "missed", "type": "L", "text": "Oslo", "first": 8, "last": 8, "context": context},
+    ]
+    long = {"tokens": ["so"] * 99 + ["Oslo"] + ["so"] * 99, "place": "f:4", "tags": ["O"] * 99 + ["B-L"] + ["O"] * 99}
+    (error,) = adapter.errors([long], [{"tags": ["O"] * 199}])
+    assert error["context"].startswith("…") and error["context"].endswith("…") and "Oslo" in error["context"]
+    assert 110 < len(error["context"]) < 130
+    assert adapter.errors([long], [{"tags": long["tags"]}]) == []

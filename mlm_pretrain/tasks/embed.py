@@ -1,0 +1,194 @@
+"""Sentence embeddings of any encoder: texts in, a matrix or a table of vectors out, in the order of the input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.adapter import pad
+from mlm_pretrain.tasks.embedding_files import ENDINGS, Texts, open_output
+from mlm_pretrain.tasks.encoder import (
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+    quiet,
+    window_length,
+)
+from mlm_pretrain.tasks.inference import by_length
+from mlm_pretrain.tasks.trials import export
+from mlm_pretrain.telemetry import progress, say, warn
+from mlm_pretrain.training.loss import to_device
+
+CHUNK = 1024
+"""Texts that are in memory together; they are sorted by length inside a chunk."""
+
+Pooling = Literal["mean", "cls"]
+
+
+def embed(
+    model: str | Path,
+    input: Path,
+    output: Path,
+    *,
+    pooling: Pooling = "mean",
+    normalize: bool = False,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    text_column: str = "text",
+    bf16: bool = False,
+    save_model: Path | None = None,
+) -> dict[str, int]:
+    """Embed every text of a file.
+
+    Args:
+        model: an encoder, whatever its head: a run's `model/`, a task's folder, or a Hub repository.
+        input: jsonl, csv, tsv or Parquet (the text in `text_column`; an `id` goes along into Parquet), or else one
+            text a line; the text formats also gzipped. An empty line is an empty text, and has an embedding too.
+        output: `.npy`, float32 [texts, hidden], or `.parquet`, columns `text`, `embedding` (float32 lists of one
+            length) and `id` if the texts (the first 1,024) have any. The rows are in the order of the input. It
+            appears whole or not at all.
+        pooling: the mean over the last hidden states of all tokens, special ones included, as in Sentence-BERT
+            (Reimers & Gurevych 2019), or the first token's.
+        normalize: divide by the Euclidean norm, so that the dot product of two is their cosine.
+        max_length: tokens per text; longer ones are cut. By default what the encoder can take, 512 at most.
+        bf16: compute in bfloat16 autocast, faster on GPUs. By default float32, so that the vectors are those of
+            sentence-transformers, and on every machine the same but for rounding.
+        save_model: a folder to write that `sentence_transformers.SentenceTransformer` loads, and that gives these
+            embeddings there.
+
+    Returns:
+        `{"texts", "bad_lines", "truncated"}`: how many were embedded, how many lines could not be read (and have no
+        row), and how many texts were cut.
+
+    Raises:
+        UserError: there is no such file or model, nothing in the file can be read, or the output can't be written.
+    """
+    if output.suffix not in ENDINGS:
+        raise UserError(f"{output}: embeddings go to a {' or '.join(ENDINGS)} file")
+    if pooling not in get_args(Pooling):
+        raise UserError(f"pooling: '{pooling}'; it is {' or '.join(get_args(Pooling))}")
+    encoder = Encoder(model, pooling, normalize, max_length, bf16)
+    if save_model is not None:
+        encoder.save(save_model)
+    texts = Texts(input, text_column)
+    with open_output(output, encoder.size) as write, progress(None, "embed", unit="text") as bar:
+        source = iter(texts)
+        while chunk := list(islice(source, CHUNK)):
+            write(chunk, encoder([each.text for each in chunk], batch_size))
+            bar.update(len(chunk))
+        if not texts.read:
+            raise UserError(texts.first_problem or f"{input}: no text in it")
+    if texts.bad:
+        warn(f"{texts.bad} lines could not be read and have no row in {output}; the first: {texts.first_problem}")
+    if encoder.truncated:
+        warn(f"{encoder.truncated} texts are longer than {encoder.max_length} tokens, and were cut")
+    say(f"{texts.read} texts embedded: {output}")
+    return {"texts": texts.read, "bad_lines": texts.bad, "truncated": encoder.truncated}
+
+
+class Encoder:
+    """Texts to vectors."""
+
+    def __init__(
+        self, path: str | Path, pooling: Pooling, normalize: bool, max_length: int | None = None, bf16: bool = False
+    ) -> None:
+        """
+        Raises:
+            UserError: there is no encoder, or its tokenizer doesn't belong to it.
+        """
+        config = load_config(path)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path)
+        check_vocabulary(path, config, self.tokenizer)
+        self.max_length = window_length(config, self.tokenizer, max_length)
+        with torch.random.fork_rng(devices=[]):
+            # A pooler that the checkpoint lacks is drawn at random; nothing looks at it, but it is saved with the rest.
+            torch.manual_seed(0)
+            self.model: PreTrainedModel = load_model(AutoModel, path, config)
+        self.model.eval().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self.size: int = config.hidden_size
+        self.truncated = 0
+        self._pooling = pooling
+        self._normalize = normalize
+        self._bf16 = bf16
+
+    def __call__(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
+        """float32 [texts, hidden]; a text without any token has the zero vector."""
+        rows = self._tokenised(texts)
+        result = np.zeros((len(texts), self.size), dtype=np.float32)
+        some = [number for number, row in enumerate(rows) if row["input_ids"]]
+        for places in by_length([rows[number] for number in some], batch_size):
+            numbers = [some[place] for place in places]
+            batch = to_device(pad([rows[number] for number in numbers], self.tokenizer), self.model.device)
+            with torch.inference_mode():
+                with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+                    hidden = self.model(**batch).last_hidden_state
+                result[numbers] = self._pooled(hidden.float(), batch["attention_mask"]).cpu().numpy()
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write a folder for `sentence_transformers.SentenceTransformer`, whole or not at all.
+
+        Raises:
+            UserError: the folder holds something else, or can't be written.
+        """
+        if folder.exists() and not (folder / "modules.json").is_file():
+            raise UserError(f"{folder}: exists and is no sentence-transformers model; name a new folder")
+
+        def save(folder: Path) -> None:
+            self.model.save_pretrained(folder)
+            for name, content in self._modules().items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+        self.tokenizer.model_max_length = self.max_length
+        export(save, self.tokenizer, folder)
+        say(f"sentence-transformers model: {folder}")
+
+    def _modules(self) -> dict[str, Any]:
+        """The files beside model and tokenizer, in the form that all versions of sentence-transformers since 2 read."""
+        modules = [("Transformer", ""), ("Pooling", "1_Pooling"), *([("Normalize", "2_Normalize")] * self._normalize)]
+        return {
+            "modules.json": [
+                {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+                for number, (name, path) in enumerate(modules)
+            ],
+            "sentence_bert_config.json": {"max_seq_length": self.max_length, "do_lower_case": False},
+            "1_Pooling/config.json": {
+                "word_embedding_dimension": self.size,
+                "pooling_mode_cls_token": self._pooling == "cls",
+                "pooling_mode_mean_tokens": self._pooling == "mean",
+            },
+            **({"2_Normalize/config.json": {}} if self._normalize else {}),
+        }
+
+    def _tokenised(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        with quiet():  # its warning about long texts: they are cut below
+            encoded = self.tokenizer(list(texts))
+        rows = [{name: encoded[name][number] for name in encoded} for number in range(len(texts))]
+        for number, row in enumerate(rows):
+            if len(row["input_ids"]) > self.max_length:
+                rows[number] = dict(self.tokenizer(texts[number], truncation=True, max_length=self.max_length))
+                self.truncated += 1
+        if self.tokenizer.is_fast:
+            # Truncation is a setting of the tokenizer itself, and would be saved with it.
+            self.tokenizer.backend_tokenizer.no_truncation()
+        return rows
+
+    def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """[rows, tokens, hidden] → [rows, hidden]; rows are padded on the right."""
+        if self._pooling == "cls":
+            vectors = hidden[:, 0]
+        else:
+            weights = mask.unsqueeze(-1).to(hidden.dtype)
+            vectors = (hidden * weights).sum(1) / weights.sum(1)
+        return torch.nn.functional.normalize(vectors, dim=1) if self._normalize else vectors

@@ -1,0 +1,394 @@
+"""Low-rank adapters and frozen encoders: what is trained, that nothing is lost on the way, and what is exported."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.config.tasks import EncoderOrigin
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks import frozen
+from mlm_pretrain.tasks.adaptation import Adaptation, adapt
+from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
+from mlm_pretrain.tasks.encoder import load_config, load_model
+from mlm_pretrain.tasks.finetune import finetune
+from mlm_pretrain.tasks.fit import Fit, trainable
+from mlm_pretrain.tasks.inference import logits_of
+from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.training.device import make_accelerator
+from tests.tasks.conftest import SENTENCES, make_tokenizer, separable_texts, tiny_masked_lm
+
+ARCHITECTURES = ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "modernbert-mean", "albert"]
+# PEFT asks transformers for gradient checkpointing under its old name.
+peft_warns = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def wordpiece() -> PreTrainedTokenizerFast:
+    tokenizer = make_tokenizer("wordpiece")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # not all of these models have segments
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return make_accelerator(settings())
+
+
+def settings(task: str = "classification", **keys: Any) -> TaskConfig:
+    recipe = {"bf16": False, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "max_steps": 4}
+    return TaskConfig(task=task, name="toy", **{**recipe, **keys})
+
+
+def make_adapter(task: str, tokenizer: PreTrainedTokenizerFast) -> tuple[TaskAdapter, list[Feature]]:
+    """The adapter of a task, and features of sentences of several lengths."""
+    if task == "ner":
+        labels = ["O", "B-LOC", "I-LOC"]
+        examples = [{"tokens": (words := text.split()), "tags": ["O"] * len(words)} for text in SENTENCES]
+    else:
+        labels = ["a", "b", "c"]
+        examples = [{"text": text, "label": labels[number % 3]} for number, text in enumerate(SENTENCES)]
+    adapter = TASKS[task](labels, tokenizer, 16, 2, settings(task))
+    return adapter, adapter.encode(examples)
+
+
+def make_model(architecture: str, adapter: TaskAdapter) -> PreTrainedModel:
+    model_type = architecture.removesuffix("-mean")
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "vocab_size": 400,
+        "max_position_embeddings": 40,
+        "pad_token_id": 0,
+    }
+    if model_type == "distilbert":
+        sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "vocab_size": 400}
+    if model_type == "modernbert":
+        sizes |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+        sizes |= {"classifier_pooling": "mean" if architecture.endswith("-mean") else "cls"}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **sizes, num_labels=len(adapter.labels))
+    return adapter.auto_class.from_config(config)
+
+
+def adapted(
+    model: PreTrainedModel, adapter: TaskAdapter, task: TaskConfig, accelerator: Accelerator, folder: Path, **more: Any
+) -> Adaptation:
+    return adapt(model, adapter, task, accelerator, EncoderOrigin(path="me/encoder", revision="v1"), folder, **more)
+
+
+def compare(ours: list[np.ndarray], theirs: list[np.ndarray], features: list[Feature], **tolerance: float) -> None:
+    """Logits of rows, at their tokens where there is one row a token."""
+    for our, their, feature in zip(ours, theirs, features, strict=True):
+        end = len(feature["input_ids"]) if our.ndim > 1 else None
+        np.testing.assert_allclose(our[:end], their[:end], **tolerance)
+
+
+def train(
+    adaptation: Adaptation, adapter: TaskAdapter, features: list[Feature], task: TaskConfig, accelerator: Accelerator
+) -> None:
+    Fit(accelerator, adapter, adaptation, features, task, 0, lambda: 0.0).run("toy")
+
+
+# -- frozen -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["classification", "ner"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_frozen_head_trained_on_states_is_the_head_of_the_whole_model(
+    architecture: str, task: str, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    adapter, features = make_adapter(task, wordpiece)
+    model = make_model(architecture, adapter)
+    recipe = settings(task, encoder="frozen")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    adaptation = adapted(model, adapter, recipe, accelerator, tmp_path)
+    heads = {name for name in before if not name.startswith(f"{model.base_model_prefix}.") or "pooler" in name}
+    assert set(trainable(adaptation.model)) == heads
+
+    train(adaptation, adapter, features, recipe, accelerator)
+    rows = adaptation.rows(features)
+    cached = logits_of(adapter, adaptation.model, rows, 2)
+    finished = adaptation.finish()
+    compare(logits_of(adapter, finished, features, 2), cached, features, rtol=1e-3, atol=1e-4)
+    after = finished.state_dict()
+    assert list(after) == list(before)
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    assert changed and changed <= heads
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_one_vector_a_text_where_the_head_looks_at_no_more(
+    architecture: str, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    recipe = settings(encoder="frozen")
+    adapter, features = make_adapter("classification", wordpiece)
+    rows = adapted(make_model(architecture, adapter), adapter, recipe, accelerator, tmp_path).rows(features)
+    assert {row["inputs_embeds"].shape for row in rows} == {(1, 16)}
+    tagger, features = make_adapter("ner", wordpiece)
+    rows = adapted(make_model(architecture, tagger), tagger, recipe, accelerator, tmp_path).rows(features)
+    assert [row["inputs_embeds"].shape for row in rows] == [(len(row["input_ids"]), 16) for row in features]
+
+
+def test_a_head_that_looks_at_other_tokens_gets_them_all(
+    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    """The maximum over the tokens is no head of transformers; it stands for what isn't known here."""
+    adapter, features = make_adapter("classification", wordpiece)
+    model = make_model("roberta", adapter)
+
+    class Maximum(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output = torch.nn.Linear(16, 3)
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return self.output(hidden[:, :3].amax(dim=1))
+
+    model.classifier = Maximum()
+    expected = logits_of(adapter, model, features, 2)
+    adaptation = adapted(model, adapter, settings(encoder="frozen"), accelerator, tmp_path)
+    rows = adaptation.rows(features)
+    assert [len(row["inputs_embeds"]) for row in rows] == [len(row["input_ids"]) for row in features]
+    compare(logits_of(adapter, model, rows, 2), expected, features, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_that_needs_more_than_the_states_is_refused(
+    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    adapter, features = make_adapter("classification", wordpiece)
+    model = make_model("distilbert", adapter)
+    model.distilbert.register_forward_hook(lambda *call: setattr(model, "seen", call[2][0].norm()))
+    model.classifier.register_forward_hook(lambda *call: call[2] * model.__dict__.pop("seen", 0.0))
+    adaptation = adapted(model, adapter, settings(encoder="frozen"), accelerator, tmp_path)
+    with pytest.raises(UserError, match="takes more than the encoder's last hidden states"):
+        adaptation.rows(features)
+
+
+def test_features_are_computed_once_and_without_dropout(
+    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    adapter, features = make_adapter("classification", wordpiece)
+    states: dict[int, object] = {}
+    recipe = settings(encoder="frozen")
+    calls: list[int] = []
+    rows = []
+    for _ in range(2):
+        model = make_model("bert", adapter).train()
+        model.bert.register_forward_hook(lambda *call: calls.append(len(call[2][0])))
+        rows.append(adapted(model, adapter, recipe, accelerator, tmp_path, states=states).rows(features))
+    assert sum(calls) == len(features)
+    for first, second in zip(*rows, strict=True):
+        assert first["inputs_embeds"] is second["inputs_embeds"]
+    hidden = make_model("bert", adapter).eval().bert(torch.tensor([features[0]["input_ids"]])).last_hidden_state
+    np.testing.assert_allclose(rows[0][0]["inputs_embeds"], hidden[0, :1].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_features_beyond_the_memory_go_to_a_file_without_a_name(
+    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, features = make_adapter("ner", wordpiece)
+    recipe = settings("ner", encoder="frozen")
+    inside = adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path).rows(features)
+    monkeypatch.setattr(frozen, "IN_MEMORY", 0)
+    mapped = adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path).rows(features)
+    assert isinstance(mapped[0]["inputs_embeds"], np.memmap)
+    assert not list(tmp_path.iterdir())
+    for first, second in zip(inside, mapped, strict=True):
+        np.testing.assert_array_equal(first["inputs_embeds"], second["inputs_embeds"])
+    train(
+        adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path),
+        adapter,
+        features,
+        recipe,
+        accelerator,
+    )
+
+
+def test_frozen_and_muon_have_nothing_in_common(
+    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    adapter, _ = make_adapter("classification", wordpiece)
+    with pytest.raises(UserError, match="optim: muon is for the encoder's matrices"):
+        adapted(
+            make_model("roberta", adapter), adapter, settings(encoder="frozen", optim="muon"), accelerator, tmp_path
+        )
+
+
+# -- lora ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["classification", "ner"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "albert"])
+def test_merged_adapters_are_a_plain_model_with_the_same_logits(
+    architecture: str, task: str, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    adapter, features = make_adapter(task, wordpiece)
+    model = make_model(architecture, adapter)
+    names = list(model.state_dict())
+    recipe = settings(task, encoder="lora")
+    adaptation = adapted(model, adapter, recipe, accelerator, tmp_path)
+    prefix = f"{model.base_model_prefix}."
+    for name, _ in adaptation.model.named_parameters():
+        # The head and the pooler are trained whole, and get no adapters.
+        assert ("lora_" in name) <= (name.startswith(prefix) and "pooler" not in name)
+    expected = {name for name in names if not name.startswith(prefix) or "pooler" in name}
+    whole = {name for name in trainable(adaptation.model) if "lora_" not in name}
+    assert {name.replace("modules_to_save.default.", "") for name in whole} == expected
+
+    train(adaptation, adapter, features, recipe, accelerator)
+    wanted = logits_of(adapter, adaptation.model, features, 2)
+    adapter.mark(adaptation.model)
+    adaptation.model.config.noted = 3
+    for _ in range(2):
+        adaptation.save(tmp_path / "out")
+    loaded = adapter.auto_class.from_pretrained(tmp_path / "out")
+    assert list(loaded.state_dict()) == names
+    assert loaded.config.noted == 3
+    compare(logits_of(adapter, loaded, features, 2), wanted, features, rtol=1e-4, atol=1e-5)
+    compare(logits_of(adapter, adaptation.model, features, 2), wanted, features, rtol=0, atol=0)
+
+
+@peft_warns
+def test_an_adapter_folder_loads_with_peft(
+    encoder: Path, bpe: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path, monkeypatch: Any
+) -> None:
+    import peft
+
+    adapter = TASKS["classification"](["a", "b"], bpe, 16, 0, settings())
+    features = adapter.encode([{"text": text, "label": "a"} for text in SENTENCES])
+    recipe = settings(encoder="lora", lora={"merge": False, "r": 4, "lora_dropout": 0.1})
+    model = load_model(adapter.auto_class, encoder, load_config(encoder, ["a", "b"], adapter.problem_type))
+    adaptation = adapt(model, adapter, recipe, accelerator, EncoderOrigin(path=str(encoder)), tmp_path)
+    train(adaptation, adapter, features, recipe, accelerator)
+    adaptation.model.config.noted = 3
+    monkeypatch.chdir(encoder.parent)
+    adaptation.save(tmp_path / "out")
+    wanted = logits_of(adapter, adaptation.model, features, 2)
+
+    out = tmp_path / "out"
+    assert {file.name for file in out.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "config.json"}
+    for file in out.glob("*.json"):
+        assert str(encoder.parent) not in file.read_text()
+    config = AutoConfig.from_pretrained(out)
+    assert config.id2label == {0: "a", 1: "b"} and config.noted == 3
+    assert config.architectures[0].endswith("ForSequenceClassification")
+    under = AutoModelForSequenceClassification.from_pretrained(encoder, config=config)
+    for loaded in (
+        peft.PeftModel.from_pretrained(under, out),
+        peft.AutoPeftModelForSequenceClassification.from_pretrained(out, num_labels=2),
+    ):
+        compare(logits_of(adapter, loaded, features, 2), wanted, features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("me/encoder", "me/encoder"),
+        ("runs/a/model", "runs/a/model"),
+        ("{here}/a/model", "a/model"),
+        ("/b/c/model", "model"),
+    ],
+)
+def test_an_adapter_names_its_encoder_without_the_way_to_it(
+    given: str,
+    named: str,
+    wordpiece: PreTrainedTokenizerFast,
+    accelerator: Accelerator,
+    tmp_path: Path,
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    adapter, _ = make_adapter("classification", wordpiece)
+    recipe = settings(encoder="lora", lora={"merge": False})
+    origin = EncoderOrigin(path=given.format(here=tmp_path), revision="v1")
+    adapt(make_model("bert", adapter), adapter, recipe, accelerator, origin, tmp_path).save(tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (found["base_model_name_or_path"], found["revision"]) == (named, "v1")
+
+
+def test_target_modules_that_are_nowhere_are_named(
+    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    adapter, _ = make_adapter("classification", wordpiece)
+    recipe = settings(encoder="lora", lora={"target_modules": ["q_proj"]})
+    with pytest.raises(
+        UserError, match=r"lora\.target_modules: \['q_proj'\] .* there are dense, key, query, value, or all-linear"
+    ):
+        adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path)
+    recipe = settings(encoder="lora", lora={"target_modules": ["query", "value"]})
+    adaptation = adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path)
+    assert sum("lora_A" in name for name in trainable(adaptation.model)) == 4
+
+
+def test_peft_is_asked_for_where_it_is_missing(
+    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    adapter, _ = make_adapter("classification", wordpiece)
+    with pytest.raises(UserError, match=r"pip install 'mlm-pretrain\[lora\]'"):
+        adapted(make_model("bert", adapter), adapter, settings(encoder="lora"), accelerator, tmp_path)
+
+
+# -- both, through the whole loop ---------------------------------------------------------------------------------
+
+
+def test_finetune_with_adapters_learns_and_exports(encoder: Path, tmp_path: Path) -> None:
+    files = write_texts(tmp_path)
+    task = settings(encoder="lora", **files, seeds=[0], max_steps=80, per_device_train_batch_size=8)
+    figures = finetune(task, encoder, tmp_path / "out")
+    assert figures["encoder"] == "lora" and figures["pretrained"] >= 0.95
+    assert accuracy_of_pipeline(tmp_path / "out", Path(files["test"])) == figures["pretrained"]
+
+
+def test_finetune_frozen_learns_and_exports(
+    bpe: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_masked_lm("modernbert", len(bpe)).save_pretrained(tmp_path / "encoder")
+    bpe.save_pretrained(tmp_path / "encoder")
+    rows: list[int] = []
+    compute = frozen.Frozen._compute
+    monkeypatch.setattr(
+        frozen.Frozen, "_compute", lambda self, features: (rows.append(len(features)), compute(self, features))[1]
+    )
+    files = write_texts(tmp_path)
+    recipe = {"seeds": [0, 1], "max_steps": 200, "per_device_train_batch_size": 8, "train_fractions": [0.5]}
+    task = settings(encoder="frozen", config={"classifier_pooling": "mean"}, **files, **recipe)
+    figures = finetune(task, tmp_path / "encoder", tmp_path / "out")
+    assert figures["pretrained"] >= 0.9
+    # Each split once, whatever the seeds and the shares of the training set.
+    assert rows == [figures["validation_examples"], figures["test_examples"], figures["train_examples"]]
+    assert accuracy_of_pipeline(tmp_path / "out", Path(files["test"])) in figures["pretrained_seeds"]
+    exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    start = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder").state_dict()
+    assert all(torch.equal(tensor, start[f"model.{name}"]) for name, tensor in exported.model.state_dict().items())
+
+
+def write_texts(folder: Path) -> dict[str, str]:
+    for split, count in (("train", 64), ("test", 40)):
+        rows = separable_texts(count, seed=len(split))
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {split: str(folder / f"{split}.jsonl") for split in ("train", "test")}
+
+
+def accuracy_of_pipeline(model: Path, test: Path) -> float:
+    rows = [json.loads(line) for line in test.read_text().splitlines()]
+    found = pipeline("text-classification", model=str(model))([row["text"] for row in rows])
+    return sum(answer["label"] == row["label"] for answer, row in zip(found, rows, strict=True)) / len(rows)

@@ -1,0 +1,90 @@
+"""CoNLL files: columns in any order, comments, documents, odd words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.conll import read_conll
+
+FILE = Path("f.conll")
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n"), max_size=8).filter(
+    lambda word: word != "-DOCSTART-"
+)
+TAGS = st.sampled_from(["O", "B-a", "I-a", "NN", "$"])
+
+
+def read(text: str, columns: tuple[int, int] = (0, -1)) -> list[tuple[list[str], list[str], str]]:
+    return list(read_conll(FILE, enumerate(text.splitlines(keepends=True), start=1), columns))
+
+
+@given(st.lists(st.lists(st.tuples(WORDS, TAGS), min_size=1), max_size=4), st.sampled_from([(0, -1), (-1, 0), (2, 1)]))
+def test_what_is_written_by_tabs_is_read(sentences: list[list[tuple[str, str]]], columns: tuple[int, int]) -> None:
+    place = {column % 4: number for number, column in enumerate(columns)}
+    rows = [[tuple(pair[place[n]] if n in place else "_" for n in range(4)) for pair in each] for each in sentences]
+    lines = [line for each in rows for line in (*("\t".join(row) + "\n" for row in each), "\n")]
+    found = list(read_conll(FILE, enumerate(lines, start=1), columns))
+    assert [list(zip(tokens, tags, strict=True)) for tokens, tags, _ in found] == sentences
+
+
+def test_documents_comments_and_odd_words() -> None:
+    content = (
+        "-DOCSTART- -X- -X- O\n"
+        "\n"
+        "# sent_id = 1\n"
+        "EU NNP B-NP B-ORG\n"
+        "# # B-NP O\n"
+        "rejects VBZ B-VP O\n"
+        "-DOCSTART- -X- -X- O\n"
+        "# text = no E-mail\n"
+        "No DT B-NP O\n"
+        "   \n"
+        "#tag\tO\n"
+        "# and no columns\n"
+        "# O\n"
+        "New York\tB-LOC\n"
+        "\tO\n"
+    )
+    assert read(content) == [
+        (["EU", "#", "rejects"], ["B-ORG", "O", "O"], "f.conll:4"),
+        (["No"], ["O"], "f.conll:9"),
+        (["#tag", "#", "New York", ""], ["O", "O", "B-LOC", "O"], "f.conll:11"),
+    ]
+
+
+def test_a_comment_may_end_in_what_looks_like_a_tag() -> None:
+    assert read("# source = E-mail\nEU B-ORG\n# from an E-mail\n") == [(["EU"], ["B-ORG"], "f.conll:2")]
+
+
+def test_the_word_hash_in_other_tag_sets() -> None:
+    assert read("the DT\n# #\n# x y\n5 CD\n") == [(["the", "#", "5"], ["DT", "#", "CD"], "f.conll:1")]
+
+
+def test_conll_u() -> None:
+    content = (
+        "# newdoc\n# text = Vámonos al mar\n"
+        "1-2\tVámonos\t_\t_\t_\t_\t_\t_\t_\t_\n"
+        "1\tVamos\tir\tVERB\t_\t_\t0\troot\t_\t_\n"
+        "2\tnos\tnosotros\tPRON\t_\t_\t1\tobj\t_\t_\n"
+        "2.1\t_\t_\t_\t_\t_\t_\t_\t_\t_\n"
+        "3-4\tal\t_\t_\t_\t_\t_\t_\t_\t_\n"
+        "3\ta\ta\tADP\t_\t_\t5\tcase\t_\t_\n"
+    )
+    assert read(content, (1, 3)) == [(["Vamos", "nos", "a"], ["VERB", "PRON", "ADP"], "f.conll:4")]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "problem"),
+    [
+        ("EU B-ORG\n#hashtag\n", (0, -1), "f.conll:2: only one column; a word, then a tag"),
+        ("EU NNP O\n", (0, 3), "f.conll:1: only 3 columns; conll_columns asks for 4"),
+        ("EU NNP O\n", (-4, -1), "f.conll:1: only 3 columns; conll_columns asks for 4"),
+    ],
+)
+def test_missing_columns_are_named(content: str, columns: tuple[int, int], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        read(content, columns)
