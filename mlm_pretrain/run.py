@@ -97,6 +97,10 @@ class RunDirectory:
         """The folder of one fine-tuned task: model, tokenizer, card."""
         return self.tasks / name
 
+    def task_errors(self, name: str) -> Path:
+        """What a task's model got wrong on the test set, a JSON object a line."""
+        return self.tasks / f"{name}.errors.jsonl"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
 

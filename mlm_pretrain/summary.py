@@ -30,6 +30,7 @@ def summary(run: RunDirectory) -> str:
             for name, task in tasks.items()
         ]
         parts.append(telemetry.table(rows, header))
+        parts.extend(_curve(name, task) for name, task in tasks.items() if "learning_curve" in task)
     for guess in results.get("fill_mask", []):
         words = ", ".join(f"{each['token']} ({each['score']:.2f})" for each in guess["predictions"])
         parts.append(f"{guess['text']}  →  {words}")
@@ -38,14 +39,26 @@ def summary(run: RunDirectory) -> str:
         parts.append(
             "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + f"; {total:.0f} in all"
         )
-    lines = [f"encoder: {run.model}", f"card:    {run.card}", f"figures: {run.results}"]
-    lines[1:1] = [f"task:    {run.task(name)}" for name in results.get("tasks", {})]
-    parts.append("\n".join(lines))
+    lines = [f"encoder: {run.model}"] if run.model.exists() else []
+    for name in results.get("tasks", {}):
+        lines.append(f"task:    {run.task(name)}")
+        if run.task_errors(name).exists():
+            lines.append(f"         {run.task_errors(name)} (its mistakes)")
+    parts.append("\n".join([*lines, f"card:    {run.card}", f"figures: {run.results}"]))
     return "\n\n".join(parts)
+
+
+def _curve(name: str, task: dict[str, Any]) -> str:
+    """The scores by the size of the training set."""
+    rows = [
+        (f"{point['fraction']:.0%}", f"{point['examples']:,}", _spread(point, "pretrained"), _spread(point, "scratch"))
+        for point in task["learning_curve"]
+    ]
+    return telemetry.table(rows, (f"{name}: of train", "examples", "pretrained", "from random weights"))
 
 
 def _spread(task: dict[str, Any], key: str) -> str:
     if key not in task:
         return "–"
-    several = f"{key}_std" in task and len(task.get("seeds", [])) > 1
+    several = len(task.get(f"{key}_seeds", [])) > 1
     return f"{task[key]:.3f}" + (f" ± {task[f'{key}_std']:.3f}" if several else "")

@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from mlm_pretrain.config.base import Name, Positive, Section
 from mlm_pretrain.config.training import OptimizerSection
 
-
 ClassName = Annotated[str, BeforeValidator(str)]
 """YAML reads 0 and 1 as numbers."""
 

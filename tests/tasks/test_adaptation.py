@@ -1,9 +1,8 @@
-"""Low-rank adapters and frozen encoders: what is trained, that nothing is lost on the way, and what is exported."""
+"""Frozen encoders: the head trained on features computed once is the head of the whole model."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks import frozen
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.tasks.encoder import load_config, load_model
 from mlm_pretrain.tasks.finetune import finetune
 from mlm_pretrain.tasks.fit import Fit, trainable
 from mlm_pretrain.tasks.inference import logits_of
@@ -34,8 +32,6 @@ from mlm_pretrain.training.device import make_accelerator
 from tests.tasks.conftest import SENTENCES, make_tokenizer, separable_texts, tiny_masked_lm
 
 ARCHITECTURES = ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "modernbert-mean", "albert"]
-# PEFT asks transformers for gradient checkpointing under its old name.
-peft_warns = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +101,6 @@ def train(
     adaptation: Adaptation, adapter: TaskAdapter, features: list[Feature], task: TaskConfig, accelerator: Accelerator
 ) -> None:
     Fit(accelerator, adapter, adaptation, features, task, 0, lambda: 0.0).run("toy")
-
-
-# -- frozen -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["classification", "ner"])
@@ -230,132 +223,6 @@ def test_frozen_and_muon_have_nothing_in_common(
         adapted(
             make_model("roberta", adapter), adapter, settings(encoder="frozen", optim="muon"), accelerator, tmp_path
         )
-
-
-# -- lora ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", ["classification", "ner"])
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert", "albert"])
-def test_merged_adapters_are_a_plain_model_with_the_same_logits(
-    architecture: str, task: str, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
-) -> None:
-    adapter, features = make_adapter(task, wordpiece)
-    model = make_model(architecture, adapter)
-    names = list(model.state_dict())
-    recipe = settings(task, encoder="lora")
-    adaptation = adapted(model, adapter, recipe, accelerator, tmp_path)
-    prefix = f"{model.base_model_prefix}."
-    for name, _ in adaptation.model.named_parameters():
-        # The head and the pooler are trained whole, and get no adapters.
-        assert ("lora_" in name) <= (name.startswith(prefix) and "pooler" not in name)
-    expected = {name for name in names if not name.startswith(prefix) or "pooler" in name}
-    whole = {name for name in trainable(adaptation.model) if "lora_" not in name}
-    assert {name.replace("modules_to_save.default.", "") for name in whole} == expected
-
-    train(adaptation, adapter, features, recipe, accelerator)
-    wanted = logits_of(adapter, adaptation.model, features, 2)
-    adapter.mark(adaptation.model)
-    adaptation.model.config.noted = 3
-    for _ in range(2):
-        adaptation.save(tmp_path / "out")
-    loaded = adapter.auto_class.from_pretrained(tmp_path / "out")
-    assert list(loaded.state_dict()) == names
-    assert loaded.config.noted == 3
-    compare(logits_of(adapter, loaded, features, 2), wanted, features, rtol=1e-4, atol=1e-5)
-    compare(logits_of(adapter, adaptation.model, features, 2), wanted, features, rtol=0, atol=0)
-
-
-@peft_warns
-def test_an_adapter_folder_loads_with_peft(
-    encoder: Path, bpe: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path, monkeypatch: Any
-) -> None:
-    import peft
-
-    adapter = TASKS["classification"](["a", "b"], bpe, 16, 0, settings())
-    features = adapter.encode([{"text": text, "label": "a"} for text in SENTENCES])
-    recipe = settings(encoder="lora", lora={"merge": False, "r": 4, "lora_dropout": 0.1})
-    model = load_model(adapter.auto_class, encoder, load_config(encoder, ["a", "b"], adapter.problem_type))
-    adaptation = adapt(model, adapter, recipe, accelerator, EncoderOrigin(path=str(encoder)), tmp_path)
-    train(adaptation, adapter, features, recipe, accelerator)
-    adaptation.model.config.noted = 3
-    monkeypatch.chdir(encoder.parent)
-    adaptation.save(tmp_path / "out")
-    wanted = logits_of(adapter, adaptation.model, features, 2)
-
-    out = tmp_path / "out"
-    assert {file.name for file in out.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "config.json"}
-    for file in out.glob("*.json"):
-        assert str(encoder.parent) not in file.read_text()
-    config = AutoConfig.from_pretrained(out)
-    assert config.id2label == {0: "a", 1: "b"} and config.noted == 3
-    assert config.architectures[0].endswith("ForSequenceClassification")
-    under = AutoModelForSequenceClassification.from_pretrained(encoder, config=config)
-    for loaded in (
-        peft.PeftModel.from_pretrained(under, out),
-        peft.AutoPeftModelForSequenceClassification.from_pretrained(out, num_labels=2),
-    ):
-        compare(logits_of(adapter, loaded, features, 2), wanted, features, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ("me/encoder", "me/encoder"),
-        ("runs/a/model", "runs/a/model"),
-        ("{here}/a/model", "a/model"),
-        ("/b/c/model", "model"),
-    ],
-)
-def test_an_adapter_names_its_encoder_without_the_way_to_it(
-    given: str,
-    named: str,
-    wordpiece: PreTrainedTokenizerFast,
-    accelerator: Accelerator,
-    tmp_path: Path,
-    monkeypatch: Any,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    adapter, _ = make_adapter("classification", wordpiece)
-    recipe = settings(encoder="lora", lora={"merge": False})
-    origin = EncoderOrigin(path=given.format(here=tmp_path), revision="v1")
-    adapt(make_model("bert", adapter), adapter, recipe, accelerator, origin, tmp_path).save(tmp_path / "out")
-    found = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert (found["base_model_name_or_path"], found["revision"]) == (named, "v1")
-
-
-def test_target_modules_that_are_nowhere_are_named(
-    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
-) -> None:
-    adapter, _ = make_adapter("classification", wordpiece)
-    recipe = settings(encoder="lora", lora={"target_modules": ["q_proj"]})
-    with pytest.raises(
-        UserError, match=r"lora\.target_modules: \['q_proj'\] .* there are dense, key, query, value, or all-linear"
-    ):
-        adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path)
-    recipe = settings(encoder="lora", lora={"target_modules": ["query", "value"]})
-    adaptation = adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path)
-    assert sum("lora_A" in name for name in trainable(adaptation.model)) == 4
-
-
-def test_peft_is_asked_for_where_it_is_missing(
-    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    adapter, _ = make_adapter("classification", wordpiece)
-    with pytest.raises(UserError, match=r"pip install 'mlm-pretrain\[lora\]'"):
-        adapted(make_model("bert", adapter), adapter, settings(encoder="lora"), accelerator, tmp_path)
-
-
-# -- both, through the whole loop ---------------------------------------------------------------------------------
-
-
-def test_finetune_with_adapters_learns_and_exports(encoder: Path, tmp_path: Path) -> None:
-    files = write_texts(tmp_path)
-    task = settings(encoder="lora", **files, seeds=[0], max_steps=80, per_device_train_batch_size=8)
-    figures = finetune(task, encoder, tmp_path / "out")
-    assert figures["encoder"] == "lora" and figures["pretrained"] >= 0.95
-    assert accuracy_of_pipeline(tmp_path / "out", Path(files["test"])) == figures["pretrained"]
 
 
 def test_finetune_frozen_learns_and_exports(

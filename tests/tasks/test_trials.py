@@ -1,0 +1,195 @@
+"""The runs of a task: what is killed goes on, what is done isn't done again; sweeps and learning curves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+import mlm_pretrain.tasks.finetune as finetune_module
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.finetune import finetune
+from mlm_pretrain.tasks.fit import Fit
+from tests.tasks.conftest import separable_texts
+from tests.tasks.test_fit import Killed, recipe, same
+
+
+@pytest.fixture
+def start(bpe: PreTrainedTokenizerFast, tmp_path: Path) -> dict[str, Any]:
+    """An encoder with dropout and the files of a task."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    BertForMaskedLM(BertConfig(vocab_size=len(bpe), **sizes)).save_pretrained(tmp_path / "encoder")
+    bpe.save_pretrained(tmp_path / "encoder")
+    for split, count in (("train", 40), ("validation", 20), ("test", 20)):
+        rows = separable_texts(count, seed=len(split))
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    return {**files, "num_train_epochs": 2, "seeds": [0, 1]}
+
+
+def without_time(figures: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figures.items() if key not in ("seconds", "examples_per_second")}
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float, int]]:
+    """Seed, learning rate and rows of every training from its beginning on."""
+    found: list[tuple[int, float, int]] = []
+    original = Fit.__init__
+
+    def noting(self: Fit, *args: Any) -> None:
+        original(self, *args)
+        if self.progress.step == 0:
+            found.append((self.seed, self.settings.learning_rate, len(self._features)))
+
+    monkeypatch.setattr(Fit, "__init__", noting)
+    return found
+
+
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.tasks.finetune import finetune
+from mlm_pretrain.tasks.fit import Fit
+
+torch.set_num_threads(1)
+task, encoder, out = sys.argv[1:]
+step = Fit._step
+
+def dying(self, features):
+    if (self.seed, self.progress.step) == (1, 13):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, features)
+
+Fit._step = dying
+finetune(TaskConfig(**json.loads(task)), encoder, Path(out), inputs="a")
+"""
+
+
+def test_a_killed_process_is_continued_bit_by_bit(
+    start: dict[str, Any], tmp_path: Path, fits: list[tuple[int, float, int]]
+) -> None:
+    task, encoder = recipe(**start, save_steps=3), tmp_path / "encoder"
+    expected = finetune(task, encoder, tmp_path / "whole")
+    fits.clear()
+    out = tmp_path / "tasks" / "toy"
+    child = [sys.executable, "-c", CHILD, task.model_dump_json(), str(encoder), str(out)]
+    died = subprocess.run(child, check=False, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert not out.exists()
+    assert [path.name for path in (tmp_path / "tasks" / ".toy.work").glob("*/step-*")] == ["step-00000012"]
+    figures = finetune(task, encoder, out, inputs="a")
+    assert fits == []  # the first seed stands, the second goes on
+    assert without_time(figures) == without_time(expected)
+    assert same(load_file(out / "model.safetensors"), load_file(tmp_path / "whole" / "model.safetensors"))
+    assert sorted(path.name for path in out.parent.iterdir()) == ["toy", "toy.errors.jsonl"]
+
+
+def test_finished_seeds_are_not_repeated_unless_something_changed(
+    start: dict[str, Any], tmp_path: Path, fits: list[tuple[int, float, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, encoder, out = recipe(**{**start, "num_train_epochs": 1}), tmp_path / "encoder", tmp_path / "out"
+    expected = without_time(finetune(task, encoder, out))
+    original = finetune_module.run_once
+
+    def interrupted(setup: Any, plan: Any) -> Any:
+        if plan.seed == 1:
+            raise Killed
+        return original(setup, plan)
+
+    for change, inputs, again in (
+        ({}, "a", [1]),
+        ({}, "b", [0, 1]),
+        ({}, None, [0, 1]),
+        ({"learning_rate": 1e-3}, "a", [0, 1]),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(finetune_module, "run_once", interrupted)
+            finetune(task, encoder, out, inputs="a")
+        fits.clear()
+        figures = finetune(task.model_copy(update=change), encoder, out, inputs=inputs)
+        assert [seed for seed, _, _ in fits] == again
+        assert (without_time(figures) == expected) == (not change)
+        assert not (tmp_path / ".out.work").exists()
+
+
+def test_a_sweep_tries_all_and_goes_on_with_the_best(
+    start: dict[str, Any], tmp_path: Path, fits: list[tuple[int, float, int]]
+) -> None:
+    sweep = {"learning_rate": [1e-6, 1e-2], "num_train_epochs": [1, 12]}
+    task = recipe(**{**start, "seeds": [3]}, sweep=sweep)
+    figures = finetune(task, tmp_path / "encoder", tmp_path / "out", sweep=True)
+    trials = figures["sweep"]["trials"]
+    pairs = [(trial["learning_rate"], trial["num_train_epochs"]) for trial in trials]
+    assert pairs == [(1e-6, 1.0), (1e-6, 12.0), (1e-2, 1.0), (1e-2, 12.0)]
+    best = max(trials, key=lambda trial: trial["accuracy"])
+    assert figures["sweep"]["best"] == {key: best[key] for key in ("learning_rate", "num_train_epochs")}
+    assert (figures["learning_rate"], figures["num_train_epochs"]) == (best["learning_rate"], best["num_train_epochs"])
+    assert (best["learning_rate"], best["num_train_epochs"]) == (1e-2, 12.0)
+    assert figures["history"][0][-1]["epoch"] == best["num_train_epochs"]
+    assert {seed for seed, _, _ in fits} == {3}
+    # The seed that was tried is the seed that is exported.
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_optuna_stays_between_the_ends_and_repeats_itself(start: dict[str, Any], tmp_path: Path) -> None:
+    sweep = {"learning_rate": [1e-4, 1e-2], "num_train_epochs": [1, 2], "n_trials": 3}
+    task = recipe(**{**start, "seeds": [0]}, sweep=sweep)
+    figures = finetune(task, tmp_path / "encoder", tmp_path / "out", sweep=True)
+    trials = figures["sweep"]["trials"]
+    assert len(trials) == 3 and len({trial["learning_rate"] for trial in trials}) == 3
+    assert all(1e-4 <= trial["learning_rate"] <= 1e-2 for trial in trials)
+    assert {trial["num_train_epochs"] for trial in trials} <= {1.0, 2.0}
+    assert max(trial["accuracy"] for trial in trials) == next(
+        trial["accuracy"] for trial in trials if trial["learning_rate"] == figures["learning_rate"]
+    )
+    again = finetune(task, tmp_path / "encoder", tmp_path / "out", sweep=True)
+    assert without_time(again) == without_time(figures)
+
+
+def test_optuna_takes_parts_of_epochs_where_the_ends_are_parts(start: dict[str, Any], tmp_path: Path) -> None:
+    sweep = {"learning_rate": [1e-3, 1e-2], "num_train_epochs": [0.5, 1.2], "n_trials": 2}
+    figures = finetune(recipe(**start, sweep=sweep), tmp_path / "encoder", tmp_path / "out", sweep=True)
+    assert all(0.5 <= trial["num_train_epochs"] <= 1.2 for trial in figures["sweep"]["trials"])
+
+
+def test_a_learning_curve_has_a_point_a_share(
+    start: dict[str, Any], tmp_path: Path, fits: list[tuple[int, float, int]]
+) -> None:
+    task = recipe(**start, train_fractions=[0.5, 0.25, 1.0], scratch_learning_rates=[1e-3])
+    figures = finetune(task, tmp_path / "encoder", tmp_path / "out")
+    curve = figures["learning_curve"]
+    assert [(point["fraction"], point["examples"]) for point in curve] == [(0.25, 10), (0.5, 20), (1.0, 40)]
+    for origin in ("pretrained", "scratch"):
+        assert all(len(point[f"{origin}_seeds"]) == 2 for point in curve)
+        assert [curve[-1][f"{origin}{kind}"] for kind in ("", "_std", "_seeds")] == [
+            figures[f"{origin}{kind}"] for kind in ("", "_std", "_seeds")
+        ]
+        for point in curve:
+            assert point[origin] == pytest.approx(sum(point[f"{origin}_seeds"]) / 2)
+    # Two seeds, two origins, three shares; the whole set isn't trained on twice.
+    assert sorted(rows for _, _, rows in fits) == [10] * 4 + [20] * 4 + [40] * 4
+
+
+def test_a_metric_that_is_none_is_told_before_training(
+    start: dict[str, Any], tmp_path: Path, fits: list[tuple[int, float, int]]
+) -> None:
+    for name, hint in (("acuracy", "did you mean 'accuracy'"), ("by_class", "allowed: accuracy")):
+        with pytest.raises(UserError, match=f"metric_for_best_model: no '{name}'; {hint}"):
+            finetune(recipe(**start, metric_for_best_model=name), tmp_path / "encoder", tmp_path / "out")
+    assert fits == []
+    figures = finetune(recipe(**start, metric_for_best_model="macro_f1"), tmp_path / "encoder", tmp_path / "out")
+    assert figures["metric"] == "macro_f1"
+    assert figures["pretrained"] == pytest.approx(figures["details"]["macro_f1"])
