@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from mlm_pretrain.config.base import Name, Section, dotted, fingerprint, parse_size
-from mlm_pretrain.config.tasks import TaskConfig
+from mlm_pretrain.config.tasks import EncoderOrigin, Sweep, TaskConfig
 from mlm_pretrain.config.text import (
     FilterConfig,
     PrepareConfig,
@@ -35,6 +35,7 @@ from mlm_pretrain.errors import UserError, nearest
 __all__ = [
     "Budget",
     "Config",
+    "EncoderOrigin",
     "EvaluationConfig",
     "FilterConfig",
     "ModelConfig",
@@ -46,6 +47,7 @@ __all__ = [
     "RunConfig",
     "SourceConfig",
     "StreamConfig",
+    "Sweep",
     "TaskConfig",
     "TextConfig",
     "TokenizerConfig",

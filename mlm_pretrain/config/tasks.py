@@ -42,6 +42,9 @@ class Sweep(Section):
     default every combination."""
 
 
+FROZEN = {"learning_rate": 1e-3, "num_train_epochs": 20.0}
+
+
 class TaskConfig(OptimizerSection):
     task: str
     name: Name
@@ -81,7 +84,9 @@ class TaskConfig(OptimizerSection):
     config: dict[str, Any] = {}
     """Keys of the transformers config, as `{classifier_pooling: mean}` of ModernBERT."""
     encoder: Literal["full", "lora", "frozen"] = "full"
-    """What is trained: everything, low-rank adapters and the head, or the head alone, on features computed once."""
+    """What is trained: everything, low-rank adapters and the head, or the head alone, on features computed once.
+
+    A frozen encoder's head wants more steps and a higher rate: its defaults are `FROZEN`."""
     lora: LoraConfig = LoraConfig()
     layerwise_lr_decay: float = Field(1.0, gt=0, le=1)
     """Each layer's learning rate is this times that of the layer above it; the head has `learning_rate`."""
@@ -127,12 +132,20 @@ class TaskConfig(OptimizerSection):
     calibrate: bool = True
     """classification: fit a temperature on validation; `predict` divides logits by it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_a_frozen_encoder(cls, data: Any) -> Any:
+        frozen = isinstance(data, dict) and data.get("encoder") == "frozen"
+        return {**FROZEN, **data} if frozen else data
+
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
         if self.eval_strategy == "steps" and self.eval_steps is None:
             raise ValueError("eval_strategy: steps needs eval_steps")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("early_stopping_patience needs evaluations: eval_strategy epoch or steps")
+        if self.encoder == "frozen" and self.optim == "muon":
+            raise ValueError("encoder: frozen leaves muon no matrices of an encoder; optim: adamw serves heads")
         if self.layerwise_lr_decay != 1.0 and (self.optim == "muon" or self.encoder != "full"):
             raise ValueError("layerwise_lr_decay goes with encoder: full, and with any optim but muon")
         return self

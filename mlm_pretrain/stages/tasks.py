@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain.config import Config, TaskConfig, fingerprint
-from mlm_pretrain.config.tasks import Sweep
+from mlm_pretrain.config import Config, Sweep, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import folder_digests, model_inputs
 from mlm_pretrain.run import RunDirectory, file_digest

@@ -8,8 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.config.tasks import EncoderOrigin
+from mlm_pretrain.config import EncoderOrigin, TaskConfig
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 
 

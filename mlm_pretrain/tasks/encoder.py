@@ -69,11 +69,16 @@ def load_model(
 ) -> PreTrainedModel:
     """A checkpoint's weights under the head of `auto_class`, in float32; what the checkpoint lacks is drawn anew.
 
-    So is a head for other labels than those of `config`, also where it has as many.
+    So is a head for other labels than those of `config`, also where it has as many. A folder with low-rank adapters
+    gives its encoder with them merged.
 
     Raises:
         UserError: no weights in safetensors, a damaged file, or none of the weights belongs to this architecture.
     """
+    if (Path(path) / "adapter_config.json").is_file():
+        from mlm_pretrain.tasks.lora import merged
+
+        return merged(auto_class, Path(path), config)
     try:
         with quiet():
             model, report = auto_class.from_pretrained(

@@ -75,8 +75,6 @@ class Frozen(Adaptation):
         self._encoder.requires_grad_(False)
         self._stub = _Stub(self._encoder)
         self._stub.requires_grad_(True)
-        if task.optim == "muon" and not any(True for _ in self._stub.parameters()):
-            raise UserError(f"task '{task.name}': optim: muon is for the encoder's matrices; frozen, take adamw")
         self._put(self._stub)
         self._reduction = self._find_reduction()
 
@@ -183,7 +181,8 @@ class Frozen(Adaptation):
         self._put(self._encoder)
         seen = mask.bool() if logits.ndim > 2 else slice(None)
         tolerance = 1e-4 if self._accelerator.mixed_precision == "no" else 5e-2
-        if not torch.allclose(alone[seen], logits[seen], rtol=tolerance, atol=tolerance * float(logits.abs().max())):
+        alone, logits = alone[seen], logits[seen]
+        if not torch.allclose(alone, logits, rtol=tolerance, atol=tolerance * float(logits.abs().max())):
             raise UserError(
                 f"task '{self._task.name}': the head of a {type(self.model).__name__} takes more than the encoder's "
                 "last hidden states, so it can't be frozen; take encoder: lora or full"

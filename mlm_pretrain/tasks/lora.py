@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.config.tasks import EncoderOrigin
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.config import EncoderOrigin, TaskConfig
+from mlm_pretrain.errors import UserError, first_line
 from mlm_pretrain.tasks.adaptation import Adaptation
+from mlm_pretrain.tasks.encoder import load_model
 
 
 class LowRank(Adaptation):
@@ -37,10 +40,7 @@ class LowRank(Adaptation):
         Raises:
             UserError: PEFT is missing, or `lora.target_modules` names nothing in the encoder.
         """
-        try:
-            import peft
-        except ImportError:
-            raise UserError("encoder: lora needs PEFT: pip install 'mlm-pretrain[lora]'") from None
+        peft = _peft()
         super().__init__(model)
         self._merge = task.lora.merge
         config = peft.LoraConfig(
@@ -48,9 +48,7 @@ class LowRank(Adaptation):
             modules_to_save=_heads(model),  # `all-linear` passes these over
         )
         try:
-            with warnings.catch_warnings():
-                # PEFT 0.21 asks transformers for gradient checkpointing under its old name.
-                warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing")
+            with _old_name_is_known():
                 # Puts the adapters into `model` itself.
                 self._wrapper: Any = peft.get_peft_model(model, config)
         except ValueError:
@@ -78,6 +76,39 @@ class LowRank(Adaptation):
         config = copy.deepcopy(self.model.config)
         config.architectures = [type(self.model).__name__]
         config.save_pretrained(folder)
+
+
+def merged(auto_class: Any, folder: Path, config: PretrainedConfig) -> PreTrainedModel:
+    """A folder of adapters as a plain model: its encoder, which has to be where `adapter_config.json` names it, with
+    the adapters merged.
+
+    Raises:
+        UserError: PEFT is missing, the encoder isn't there, or the adapters are damaged or another encoder's.
+    """
+    peft = _peft()
+    try:
+        named = peft.PeftConfig.from_pretrained(folder)
+        base = load_model(auto_class, named.base_model_name_or_path, config, named.revision)
+        with _old_name_is_known():
+            return peft.PeftModel.from_pretrained(base, folder).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: its adapters can't be loaded: {first_line(error)}") from None
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise UserError("encoder: lora needs PEFT: pip install 'mlm-pretrain[lora]'") from None
+    return peft
+
+
+@contextlib.contextmanager
+def _old_name_is_known() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers for gradient checkpointing under its old name.
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing")
+        yield
 
 
 def _heads(model: PreTrainedModel) -> list[str]:

@@ -15,8 +15,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from mlm_pretrain.config import TaskConfig, fingerprint
-from mlm_pretrain.config.tasks import EncoderOrigin
+from mlm_pretrain.config import EncoderOrigin, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.run import read_json, write_folder, write_json, write_text
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt

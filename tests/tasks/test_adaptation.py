@@ -18,8 +18,7 @@ from transformers import (
     pipeline,
 )
 
-from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.config.tasks import EncoderOrigin
+from mlm_pretrain.config import EncoderOrigin, TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks import frozen
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt
@@ -215,14 +214,12 @@ def test_features_beyond_the_memory_go_to_a_file_without_a_name(
     )
 
 
-def test_frozen_and_muon_have_nothing_in_common(
-    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
-) -> None:
-    adapter, _ = make_adapter("classification", wordpiece)
-    with pytest.raises(UserError, match="optim: muon is for the encoder's matrices"):
-        adapted(
-            make_model("roberta", adapter), adapter, settings(encoder="frozen", optim="muon"), accelerator, tmp_path
-        )
+def test_a_frozen_encoder_has_defaults_of_its_own() -> None:
+    frozen = TaskConfig(task="ner", name="toy", encoder="frozen")
+    assert (frozen.learning_rate, frozen.num_train_epochs) == (1e-3, 20)
+    assert TaskConfig(task="ner", name="toy", encoder="frozen", learning_rate=0.5).learning_rate == 0.5
+    with pytest.raises(ValueError, match="frozen leaves muon no matrices"):
+        TaskConfig(task="ner", name="toy", encoder="frozen", optim="muon")
 
 
 def test_finetune_frozen_learns_and_exports(

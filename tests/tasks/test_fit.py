@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.config.tasks import EncoderOrigin
+from mlm_pretrain.config import EncoderOrigin, TaskConfig
 from mlm_pretrain.tasks.adaptation import adapt
 from mlm_pretrain.tasks.fit import Fit, batches_from
 from mlm_pretrain.tasks.inference import logits_of

@@ -11,7 +11,7 @@ import pytest
 from accelerate import Accelerator
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from mlm_pretrain.config.tasks import EncoderOrigin
+from mlm_pretrain.config import EncoderOrigin
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adaptation import adapt
 from mlm_pretrain.tasks.encoder import load_config, load_model
@@ -99,6 +99,12 @@ def test_an_adapter_folder_loads_with_peft(
         peft.AutoPeftModelForSequenceClassification.from_pretrained(out, num_labels=2),
     ):
         compare(logits_of(adapter, loaded, features, 2), wanted, features, rtol=1e-4, atol=1e-5)
+    ours = load_model(AutoModelForSequenceClassification, out, config)
+    assert not any("lora" in name for name, _ in ours.named_parameters())
+    compare(logits_of(adapter, ours, features, 2), wanted, features, rtol=1e-4, atol=1e-5)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="neither a folder with a checkpoint nor a Hub repository"):
+        load_model(AutoModelForSequenceClassification, out, config)
 
 
 @pytest.mark.parametrize(
