@@ -8,6 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
+from mlm_pretrain import options
+
 if TYPE_CHECKING:
     from mlm_pretrain.config import Config
 
@@ -21,6 +25,8 @@ examples:
   mlm-pretrain plan my.yaml --gpus 8 --gpu h100-sxm         what it will cost, and what the budget buys
   mlm-pretrain finetune runs/my-run --task ner              where a run stands, its folder serves as CONFIG
   mlm-pretrain predict runs/my-run/tasks/ner texts.txt      one text a line in, one JSON object a line out
+  mlm-pretrain evaluate runs/my-run/tasks/ner --data x.conll    scores, mistakes and plots
+  mlm-pretrain embed runs/my-run/model texts.txt --output vectors.npy
   mlm-pretrain push runs/my-run --dry-run                   what would be sent to the Hub
 """
 
@@ -52,10 +58,18 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """score the model on held-out text"""
-    from mlm_pretrain import stages
+    """score the model on held-out text; with --data, a task's model on a labelled file"""
+    if arguments.data is None:
+        from mlm_pretrain import stages
 
-    stages.evaluate(_config(arguments), force=arguments.force)
+        stages.evaluate(_config(arguments), force=arguments.force)
+        return
+    from mlm_pretrain.tasks import evaluate as scoring
+
+    out = arguments.out and Path(arguments.out)
+    columns = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in arguments.overrides)}
+    figures = scoring.evaluate(arguments.config, Path(arguments.data), out, columns=columns)
+    print(scoring.describe(figures))
 
 
 def finetune(arguments: argparse.Namespace) -> None:
@@ -77,7 +91,17 @@ def predict(arguments: argparse.Namespace) -> None:
     """label texts with a fine-tuned model"""
     from mlm_pretrain.tasks.predict import predict as label
 
-    label(Path(arguments.model), Path(arguments.input), arguments.output and Path(arguments.output))
+    label(
+        Path(arguments.model) if Path(arguments.model).exists() else arguments.model,
+        Path(arguments.input),
+        arguments.output and Path(arguments.output),
+        text_column=arguments.text_column,
+        text_pair_column=arguments.text_pair_column,
+        batch_size=arguments.batch_size,
+        max_length=arguments.max_length,
+        stride=arguments.stride,
+        bf16=arguments.bf16,
+    )
 
 
 def embed(arguments: argparse.Namespace) -> None:
@@ -193,75 +217,31 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (run, tokenizer, prepare, pretrain, evaluate, finetune):
-        sub = _add(verbs, verb.__name__, verb)
-        _takes_config(sub)
-        if verb is not run:
-            sub.add_argument("--force", action="store_true", help="run the stage even where its output stands")
-        if verb is finetune:
-            sub.add_argument("--task", metavar="NAME", help="only the task of this name")
-            sub.add_argument("--sweep", action="store_true", help="look for the best learning rate and epochs first")
-            sub.add_argument(
-                "--train-fractions", metavar="SHARE", nargs="+", type=_share, default=(), help="a learning curve too"
-            )
-            sub.epilog = "example: mlm-pretrain finetune runs/my-run --task ner --train-fractions 0.01 0.1 1"
-    sub = _add(verbs, "predict", predict)
-    sub.add_argument("model", metavar="MODEL", help="a task's folder (runs/NAME/tasks/TASK) or a Hub repository")
-    sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line) or a .jsonl file (column `text`)")
-    sub.add_argument("--output", metavar="FILE", help="a .jsonl file; by default standard output")
-    sub = _add(verbs, "embed", embed)
-    sub.add_argument("model", metavar="MODEL", help="an encoder: runs/NAME/model, a task's folder or a Hub repository")
-    sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), or jsonl, csv, tsv, Parquet")
-    sub.add_argument("--output", metavar="FILE", required=True, help=".npy (float32 [texts, hidden]) or .parquet")
-    sub.add_argument("--pooling", choices=("mean", "cls"), default="mean", help="(default: mean)")
-    sub.add_argument("--normalize", action="store_true", help="vectors of length 1")
-    sub.add_argument("--max-length", metavar="N", type=_count, help="tokens per text; longer ones are cut")
-    sub.add_argument("--batch-size", metavar="N", type=_count, default=32, help="(default: 32)")
-    sub.add_argument("--text-column", metavar="NAME", default="text", help="of jsonl, csv, Parquet (default: text)")
-    sub.add_argument("--bf16", action="store_true", help="bfloat16 autocast, faster on GPUs")
-    sub.add_argument("--save-model", metavar="FOLDER", help="also write a folder that sentence-transformers loads")
-    sub.epilog = "example: mlm-pretrain embed runs/my-run/model texts.txt --output vectors.npy"
-    sub = _add(verbs, "push", push)
-    _takes_config(sub)
-    sub.add_argument("--dry-run", action="store_true", help="list the files and their sizes, send nothing")
-    sub.add_argument("--repo-id", metavar="ID", help="the encoder's repository, over publish.hub_model_id")
-    sub = _add(verbs, "plan", plan)
-    _takes_config(sub)
-    sub.add_argument("--gpu", metavar="NAME", help="plan for this GPU by its data sheet, as h100-sxm; by default here")
-    sub.add_argument("--gpus", metavar="N", type=_count, default=1, help="how many devices (default: 1)")
-    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
-    sub.epilog = "example: mlm-pretrain plan my.yaml training.budget.minutes=60 --gpus 8 --gpu h100-sxm"
+    _add(verbs, run, options.config)
+    for verb in (tokenizer, prepare, pretrain):
+        _add(verbs, verb, options.config, options.force)
+    _add(verbs, evaluate, options.config, options.force, options.evaluate)
+    _add(verbs, finetune, options.config, options.force, options.finetune)
+    _add(verbs, predict, options.predict)
+    _add(verbs, embed, options.embed)
+    _add(verbs, push, options.config, options.push)
+    _add(verbs, plan, options.config, options.plan)
     show = verbs.add_parser("config", help="show the resolved config").add_subparsers(metavar="show", required=True)
-    _takes_config(_add(show, "show", config_show))
+    _add(show, config_show, options.config, name="show")
     return parser
 
 
-def _add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, verb: Verb) -> argparse.ArgumentParser:
-    sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
+def _add(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    verb: Verb,
+    *groups: Callable[[argparse.ArgumentParser], None],
+    name: str | None = None,
+) -> None:
+    sub = verbs.add_parser(name or verb.__name__, help=verb.__doc__, description=verb.__doc__)
+    for add_options in groups:
+        add_options(sub)
     sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     sub.set_defaults(verb=verb)
-    return sub
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share of the training set; give 0.1, say")
-    return value
-
-
-def _takes_config(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("config", metavar="CONFIG", help="a YAML file, a run directory, or `quickstart`")
-    sub.add_argument("overrides", metavar="key=value", nargs="*", help="dotted keys, as in training.max_grad_norm=0.5")
 
 
 def _config(arguments: argparse.Namespace) -> Config:

@@ -17,7 +17,7 @@ FLOORS = [
     ["text", "objectives", "models"],
     ["stream", "training", "tasks"],
     ["plan", "evaluation", "publish"],
-    ["inputs", "stages", "summary", "cli", "__main__"],
+    ["inputs", "stages", "summary", "options", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 # The package's own door only hands on what stands elsewhere.

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
+from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.training.loss import to_device
 
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
@@ -47,12 +48,14 @@ def logits_of(
     elif bf16:
         autocast = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731
     result: list[np.ndarray] = [np.empty(0)] * len(features)
-    for numbers in by_length(features, batch_size, CPU_TOKENS if device.type == "cpu" else None):
-        batch = adapter.collate([features[number] for number in numbers])
-        with torch.inference_mode(), autocast():
-            logits = adapter.logits(model, to_device(batch, device))
-        for number, row in zip(numbers, logits.cpu().numpy(), strict=True):
-            result[number] = row
+    on_cpu = device.type == "cpu"
+    with torch.inference_mode(), fast_linear(model) if on_cpu else contextlib.nullcontext():
+        for numbers in by_length(features, batch_size, CPU_TOKENS if on_cpu else None):
+            batch = adapter.collate([features[number] for number in numbers])
+            with autocast():
+                logits = adapter.logits(model, to_device(batch, device))
+            for number, row in zip(numbers, logits.cpu().numpy(), strict=True):
+                result[number] = row
     return result
 
 
@@ -64,13 +67,13 @@ def by_length(features: Sequence[Feature], batch_size: int, max_tokens: int | No
             that one, padding included.
         max_tokens: in any batch, but for rows that alone have more.
     """
-    lengths = [max(len(feature["input_ids"]), 1) for feature in features]
+    lengths = [len(feature["input_ids"]) for feature in features]
     order = sorted(range(len(features)), key=lambda number: -lengths[number])
     room = batch_size * lengths[order[0]] if order else 0
     if max_tokens is not None:
         room = min(room, max_tokens)
     start = 0
     while start < len(order):
-        rows = min(max(room // lengths[order[start]], 1), MORE_ROWS * batch_size)
+        rows = min(max(room // max(lengths[order[start]], 1), 1), MORE_ROWS * batch_size)
         yield order[start : start + rows]
         start += rows

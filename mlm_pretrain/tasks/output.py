@@ -107,13 +107,18 @@ class OutputFile(Output):
             self._open()
 
     def _open(self) -> None:
-        self._handles = [part.open("ab") for part in self._parts]
-        _lock(self._handles[0], self._parts[0], self._finals[0])
-        sizes = [part.stat().st_size for part in self._parts]
-        if any(size < known for size, known in zip(sizes, self.progress.bytes, strict=True)):
-            self.progress = Progress()
-        for handle, known in zip(self._handles, self.progress.bytes, strict=True):
-            handle.truncate(known)
+        with contextlib.ExitStack() as opened:
+            handles: list[IO[bytes]] = [opened.enter_context(part.open("ab")) for part in self._parts]
+            _lock(handles[0], self._parts[0], self._finals[0])
+            sizes = [part.stat().st_size for part in self._parts]
+            if any(size < known for size, known in zip(sizes, self.progress.bytes, strict=True)):
+                self.progress = Progress()
+            if not self.progress.lines:
+                self._state.unlink(missing_ok=True)  # before there is anything that it doesn't tell of
+            for handle, known in zip(handles, self.progress.bytes, strict=True):
+                handle.truncate(known)
+            opened.pop_all()
+        self._handles = handles
 
     def write(self, records: Sequence[dict[str, Any]], bad: Sequence[dict[str, Any]]) -> None:
         bad_lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in bad)
@@ -147,9 +152,9 @@ class OutputFile(Output):
         for handle in self._handles:
             with contextlib.suppress(OSError):  # a full disk: what is in the buffer is lost, and is computed again
                 handle.close()
-        if not self.progress.lines:
-            for path in (*self._parts, self._state):
-                path.unlink(missing_ok=True)
+        if not (self.progress.complete or self._state.exists()):
+            for part in self._parts:
+                part.unlink(missing_ok=True)
 
     def _note(self) -> None:
         write_json(self._state, {"identity": self._identity, "progress": asdict(self.progress)})
@@ -179,6 +184,8 @@ def open_output(output: Path | None, identity: str) -> Iterator[Output]:
             raise UserError(f"{output}: predictions go to a {', '.join((*LINES, *TABLES))} file")
         if output.is_dir():
             raise UserError(f"{output}: a folder; give a file")
+        if output.parent.exists() and not output.parent.is_dir():
+            raise UserError(f"{output}: can't write: {output.parent} is no folder")
         file = OutputFile(output, identity, TABLES.get(output.suffix.lower()))
         try:
             yield file

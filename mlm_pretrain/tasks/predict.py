@@ -1,32 +1,28 @@
-"""Labelling texts with a fine-tuned model: text lines or jsonl in, jsonl out in the same order, in chunks."""
+"""Labelling texts with a fine-tuned model: a file of any size in, its lines with predictions out, in the same order."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
-import sys
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from seqeval.metrics.sequence_labeling import get_entities
-from transformers import PretrainedConfig, PreTrainedModel
-
+from mlm_pretrain import __version__
+from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
-from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.readers import parse_json_line, read_raw_lines
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.adapter import Example
+from mlm_pretrain.tasks.finished import FinishedModel
+from mlm_pretrain.tasks.output import Output, open_output
+from mlm_pretrain.tasks.texts import Record, read_records
 from mlm_pretrain.telemetry import progress, say, warn
 
 CHUNK = 1024
-"""Texts that are in memory together."""
+"""Rows that are in memory together; inside a chunk they are sorted by length."""
+INPUTS = ("text", "text_pair", "question", "context")
+"""What a line of the output repeats of its example."""
+
+Columns = dict[str, Any]
 
 
 def predict(
@@ -35,161 +31,141 @@ def predict(
     output: Path | None = None,
     *,
     text_column: str = "text",
+    text_pair_column: str | None = None,
+    question_column: str = "question",
+    context_column: str = "context",
     batch_size: int = 32,
     max_length: int | None = None,
     stride: int | None = None,
+    bf16: bool = False,
 ) -> dict[str, int]:
     """Label every text of a file.
 
     Args:
         model_dir: a fine-tuned model, a folder or a Hub repository; its architecture tells the task.
-        input: jsonl (`.jsonl`, `.json`: the text in `text_column`) or else one text a line; `.gz` of either. Empty
+        input: jsonl (`.jsonl`, `.json`), `.csv` or `.tsv` with a header, or else one text a line; `.gz` of each. Empty
             lines are passed over.
-        output: a jsonl file, written whole or not at all; by default standard output. Per text, in the order of the
-            input: `{"text", "label", "score"}`, or `{"text", "entities": [{"type", "start", "end", "text", "score"}]}`
-            where `start` and `end` count the characters of the text and the score is the mean over the words.
-        max_length, stride: tokens per window, and those that neighbouring windows share (an eighth by default).
+        output: `.jsonl`; of tasks with single values also `.csv` or `.tsv`; by default lines of JSON on standard
+            output. Per row, in the order of the input, its `id` if it has one, `text` (and `text_pair`, or `question`
+            and `context`), and what the task says of it: `label` and `score`; `entities`, a list of `{"type", "start",
+            "end", "text", "score"}` with `start` and `end` in characters of the text; and so on. The file appears when
+            it is complete. Until then it grows under a hidden name, and where a run was killed, the same command goes
+            on there and comes to the same bytes. Lines that can't be read are left out, and kept in
+            `<output>.bad.jsonl` as `{"line", "problem", "raw"}`.
+        batch_size: rows of the greatest length in a batch, of shorter ones more; on a CPU batches are small anyway.
+        max_length, stride: tokens per window, and those that neighbouring windows share (for labels of words an
+            eighth by default).
+        bf16: compute in bfloat16 autocast: faster where the machine has instructions for it, and rounded.
 
     Returns:
-        `{"texts", "bad_lines"}`: how many were labelled, and how many lines could not be read (and are left out).
+        `{"texts", "bad_lines", "truncated"}`: how many were labelled, how many lines could not be read, and how many
+        texts were cut.
 
     Raises:
-        UserError: there is no such file or model, or nothing in the file can be read.
+        UserError: there is no such file or model, nothing in the file can be read, or the output can't be written.
     """
-    config = load_config(model_dir)
-    name = _task_of(config, model_dir)
-    tokenizer = load_tokenizer(model_dir)
-    length = window_length(config, tokenizer, max_length, stride or 0)
-    labels = [config.id2label[number] for number in range(config.num_labels)]
-    adapter = TASKS[name](labels, tokenizer, length, length // 8 if stride is None else stride)
-    adapter.take(config)
-    model = load_model(adapter.auto_class, model_dir, config)
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    texts = _Texts(input, text_column)
-    with _writer(output) as write, progress(None, "predict", unit="text") as bar:
-        source = iter(texts)
-        while chunk := list(islice(source, CHUNK)):
-            for record in _label(adapter, model, chunk, batch_size):
-                write(json.dumps(record, ensure_ascii=False) + "\n")
-            bar.update(len(chunk))
-        if not texts.read:
-            raise UserError(texts.first_problem or f"{input}: no text in it")
-    if texts.bad:
-        warn(f"{texts.bad} lines could not be read and are left out; the first: {texts.first_problem}")
+    if output is not None and output.exists() and input.exists() and output.samefile(input):
+        raise UserError(f"{output}: the output would replace the input; name another file")
+    if batch_size < 1:
+        raise UserError(f"batch_size: {batch_size}; at least 1")
+    model = FinishedModel(model_dir, max_length, stride, bf16)
+    task = model.task_config(
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        question_column=question_column,
+        context_column=context_column,
+    )
+    identity = fingerprint(__version__, _identity_of(input), model.fingerprint(), task, batch_size, CHUNK)
+    with open_output(output, identity) as out:
+        _fill(out, model, task, input, batch_size)
+    done = out.progress
+    if done.bad_lines:
+        kept = "" if output is None else f", and kept in {output}.bad.jsonl"
+        warn(f"{done.bad_lines} lines could not be read and are left out{kept}; the first: {done.first_problem}")
+    if done.truncated:
+        warn(f"{done.truncated} texts are longer than {model.adapter.max_length} tokens, and were cut")
     if output is not None:
-        say(f"{texts.read} texts labelled: {output}")
-    return {"texts": texts.read, "bad_lines": texts.bad}
+        say(f"{done.texts} texts labelled: {output}")
+    return {"texts": done.texts, "bad_lines": done.bad_lines, "truncated": done.truncated}
 
 
-class _Texts:
-    """The texts of a file, and a count of its bad lines."""
+def _fill(out: Output, model: FinishedModel, task: TaskConfig, input: Path, batch_size: int) -> None:
+    """Label what isn't yet."""
+    done = out.progress
+    if done.lines:
+        say(f"{done.texts} texts are labelled already; going on behind line {done.lines} of {input}")
+    if not done.complete:
+        model.truncated = done.truncated
+        records = read_records(input, task.text_column, skip=done.lines)
+        with progress(None, "predict", unit="text", initial=done.texts) as bar:
+            while chunk := list(islice(records, CHUNK)):
+                examples, columns, bad = _examples(chunk, model, task, input)
+                done.first_problem = done.first_problem or (bad[0]["problem"] if bad else None)
+                if not examples and not done.texts:
+                    same = f"; so it is with each of the first {len(chunk)} lines" if len(chunk) > 1 else ""
+                    raise UserError(f"{done.first_problem}{same}")
+                predictions = model.predictions(examples, batch_size)
+                lines = [
+                    {**own, **model.adapter.record(example, prediction)}
+                    for own, example, prediction in zip(columns, examples, predictions, strict=True)
+                ]
+                done.lines = chunk[-1].last_line
+                done.texts += len(examples)
+                done.bad_lines += len(bad)
+                done.truncated = model.truncated
+                out.write(lines, bad)
+                bar.update(len(examples))
+        if not done.texts:
+            raise UserError(f"{input}: no text in it")
+    out.finish()
 
-    def __init__(self, path: Path, text_column: str) -> None:
-        self.path = path
-        self.text_column = text_column
-        self.read = self.bad = 0
-        self.first_problem: str | None = None
-        self._is_json = (path.with_suffix("") if path.suffix == ".gz" else path).suffix in (".jsonl", ".json")
 
-    def __iter__(self) -> Iterator[str]:
-        for number, raw in read_raw_lines(self.path):
-            place = f"{self.path}:{number}"
-            try:
-                text = self._parse(raw, place)
-            except UserError as error:
-                self.bad += 1
-                self.first_problem = self.first_problem or str(error)
-                continue
-            if text is not None:
-                self.read += 1
-                yield text
-
-    def _parse(self, raw: bytes, place: str) -> str | None:
+def _examples(
+    chunk: Sequence[Record], model: FinishedModel, task: TaskConfig, input: Path
+) -> tuple[list[Example], list[Columns], list[Columns]]:
+    """The examples, what lines of the output repeat of each, and the bad lines."""
+    examples: list[Example] = []
+    columns: list[Columns] = []
+    bad: list[Columns] = []
+    for record in chunk:
         try:
-            line = raw.decode("utf-8").rstrip("\r\n").removeprefix("\ufeff")
-        except UnicodeDecodeError:
-            raise UserError(f"{place}: not UTF-8 text") from None
-        if not line.strip():
-            return None
-        if not self._is_json:
-            return line
-        row = parse_json_line(line, place)
-        text = row.get(self.text_column)
-        if not isinstance(text, str):
-            raise UserError(f"{place}: no text in '{self.text_column}'; the columns are {', '.join(row)}")
-        return text
-
-
-def split_words(text: str) -> list[tuple[int, int]]:
-    """The character spans of words and punctuation marks; combining and joining marks stay with their word."""
-    spans: list[tuple[int, int]] = []
-    after_mark = False
-    for match in re.finditer(r"\w+|[^\w\s]", text):
-        start, end = match.span()
-        mark = unicodedata.category(text[start]) in ("Mn", "Mc", "Me", "Cf")
-        joins = mark or (after_mark and (text[start].isalnum() or text[start] == "_"))
-        if joins and spans and spans[-1][1] == start:
-            spans[-1] = (spans[-1][0], end)
+            if record.problem:
+                raise UserError(record.problem)
+            place = f"{input}:{record.line}"
+            example = model.adapter.make_example(record.row, task, place, labelled=False)
+            own = {name: record.row[name] for name in ("id",) if name in record.row}
+            own |= {name: example[name] for name in INPUTS if name in example}
+            _check_characters(own, place)
+        except UserError as error:
+            bad.append({"line": record.line, "problem": str(error), "raw": record.raw})
         else:
-            spans.append((start, end))
-        after_mark = mark
-    return spans
+            examples.append(example)
+            columns.append(own)
+    return examples, columns, bad
 
 
-def _label(adapter: TaskAdapter, model: PreTrainedModel, texts: list[str], batch_size: int) -> Iterator[dict[str, Any]]:
-    examples: list[Example] = [{"text": text} for text in texts]
-    if adapter.reads_conll:
-        for example in examples:
-            example["spans"] = split_words(example["text"])
-            example["tokens"] = [example["text"][start:end] for start, end in example["spans"]]
-    features = adapter.encode(examples)
-    predictions = adapter.predictions(examples, features, logits_of(adapter, model, features, batch_size))
-    for example, prediction in zip(examples, predictions, strict=True):
-        if adapter.reads_conll:
-            prediction = {"entities": entities(example, prediction)}
-        yield {"text": example["text"], **prediction}
+def _check_characters(values: Columns, place: str) -> None:
+    """
+    Raises:
+        UserError: a string can't be written in UTF-8.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{place}: half a character (a lone surrogate) in '{name}'") from None
 
 
-def entities(example: Example, prediction: Prediction) -> list[dict[str, Any]]:
-    """Tags of words as spans of the text."""
-    found = []
-    for name, first, last in get_entities(prediction["tags"]):
-        start, end = example["spans"][first][0], example["spans"][last][1]
-        scores = prediction["scores"][first : last + 1]
-        found.append(
-            {
-                "type": name,
-                "start": start,
-                "end": end,
-                "text": example["text"][start:end],
-                "score": sum(scores) / len(scores),
-            }
-        )
-    return found
+def _identity_of(input: Path) -> list[Any]:
+    """What tells an input from another, without reading it whole.
 
-
-def _task_of(config: PretrainedConfig, model_dir: str | Path) -> str:
-    for name in TASKS:
-        if TASKS[name].serves(config):
-            return name
-    architecture = (config.architectures or ["no architecture"])[0]
-    raise UserError(f"{model_dir}: a {architecture} labels nothing; give a fine-tuned model, as in runs/…/tasks/…")
-
-
-@contextlib.contextmanager
-def _writer(output: Path | None) -> Iterator[Any]:
-    """A function that takes lines; a file appears under its name only when all is written."""
-    if output is None:
-        yield sys.stdout.write
-        return
-    beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    Raises:
+        UserError: it can't be read.
+    """
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as handle:
-            yield handle.write
-        beside.replace(output)
+        stat = input.stat()
+        return [str(input), stat.st_size, stat.st_mtime_ns]
+    except FileNotFoundError:
+        raise UserError(f"{input}: no such file") from None
     except OSError as error:
-        raise UserError(f"{output}: can't write: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
+        raise UserError(f"{input}: {error.strerror or error}") from None

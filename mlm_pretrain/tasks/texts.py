@@ -33,7 +33,7 @@ class Record(NamedTuple):
     """The columns; empty where there is a problem."""
     problem: str | None = None
     raw: str = ""
-    """Of a bad line, what stands there; bytes that are not UTF-8 are replaced."""
+    """What stands there; bytes that are not UTF-8 are replaced."""
 
 
 def read_records(path: Path, text_column: str = "text", skip: int = 0) -> Iterator[Record]:
@@ -70,7 +70,8 @@ def _lines(path: Path, is_json: bool, text_column: str, skip: int) -> Iterator[R
         try:
             line = _decoded(raw, number, place).rstrip("\r\n")
             if line.strip():
-                yield Record(number, number, _json_row(line, place) if is_json else {text_column: line})
+                row = _json_row(line, place) if is_json else {text_column: line}
+                yield Record(number, number, row, raw=line)
         except UserError as error:
             yield _bad(error, [(number, raw)])
 
@@ -102,7 +103,7 @@ def _table(path: Path, delimiter: str, skip: int) -> Iterator[Record]:
             problem = f"{path}:{record.line}: {len(fields)} fields, but the header names {len(names)} columns"
             yield record._replace(row={}, problem=problem)
         elif fields:
-            yield record._replace(row=dict(zip(names, fields, strict=True)), raw="")
+            yield record._replace(row=dict(zip(names, fields, strict=True)))
 
 
 class _Lines:
@@ -139,6 +140,8 @@ class _Lines:
             self._back.extendleft(reversed(taken[1:]))
             if isinstance(error, csv.Error):
                 error = UserError(f"{self.path}:{taken[0][0]}: not valid csv: {error}")
+            elif len(taken) > 1:
+                error = UserError(f"{self.path}:{taken[0][0]}: not valid csv: a quote isn't closed in UTF-8 text")
             return _bad(error, taken[:1])
         if fields is None:
             return None

@@ -1,0 +1,82 @@
+"""The options of the verbs."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def config(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("config", metavar="CONFIG", help="a YAML file, a run directory, or `quickstart`")
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help="dotted keys, as in training.max_grad_norm=0.5")
+
+
+def force(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--force", action="store_true", help="run the stage even where its output stands")
+
+
+def evaluate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data", metavar="FILE", help="a labelled file; CONFIG is a task's model then, keys name columns")
+    sub.add_argument("--out", metavar="FOLDER", help="for scores, mistakes and plots (default: beside the model)")
+    sub.epilog = "example: mlm-pretrain evaluate runs/my-run/tasks/topic --data june.csv label_column=topic"
+
+
+def finetune(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--task", metavar="NAME", help="only the task of this name")
+    sub.add_argument("--sweep", action="store_true", help="look for the best learning rate and epochs first")
+    sub.add_argument("--train-fractions", metavar="SHARE", nargs="+", type=_share, default=(), help="a learning curve")
+    sub.epilog = "example: mlm-pretrain finetune runs/my-run --task ner --train-fractions 0.01 0.1 1"
+
+
+def predict(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="a task's folder (runs/NAME/tasks/TASK) or a Hub repository")
+    sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), or jsonl, csv, tsv; .gz of each")
+    sub.add_argument("--output", metavar="FILE", help="a .jsonl or .csv file; by default standard output")
+    sub.add_argument("--text-column", metavar="NAME", default="text", help="of jsonl and csv (default: text)")
+    sub.add_argument("--text-pair-column", metavar="NAME", help="the second text of a pair")
+    sub.add_argument("--batch-size", metavar="N", type=_count, default=32, help="(default: 32)")
+    sub.add_argument("--max-length", metavar="N", type=_count, help="tokens per window")
+    sub.add_argument("--stride", metavar="N", type=_count, help="tokens that neighbouring windows share")
+    sub.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on many machines, and rounded")
+    sub.epilog = "example: mlm-pretrain predict runs/my-run/tasks/topic new.jsonl --output labelled.jsonl"
+
+
+def embed(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="an encoder: runs/NAME/model, a task's folder or a Hub repository")
+    sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), or jsonl, csv, tsv, Parquet")
+    sub.add_argument("--output", metavar="FILE", required=True, help=".npy (float32 [texts, hidden]) or .parquet")
+    sub.add_argument("--pooling", choices=("mean", "cls"), default="mean", help="(default: mean)")
+    sub.add_argument("--normalize", action="store_true", help="vectors of length 1")
+    sub.add_argument("--max-length", metavar="N", type=_count, help="tokens per text; longer ones are cut")
+    sub.add_argument("--batch-size", metavar="N", type=_count, default=32, help="(default: 32)")
+    sub.add_argument("--text-column", metavar="NAME", default="text", help="of jsonl, csv, Parquet (default: text)")
+    sub.add_argument("--bf16", action="store_true", help="bfloat16 autocast, faster on GPUs")
+    sub.add_argument("--save-model", metavar="FOLDER", help="also write a folder that sentence-transformers loads")
+    sub.epilog = "example: mlm-pretrain embed runs/my-run/model texts.txt --output vectors.npy"
+
+
+def push(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--dry-run", action="store_true", help="list the files and their sizes, send nothing")
+    sub.add_argument("--repo-id", metavar="ID", help="the encoder's repository, over publish.hub_model_id")
+
+
+def plan(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gpu", metavar="NAME", help="plan for this GPU by its data sheet, as h100-sxm; by default here")
+    sub.add_argument("--gpus", metavar="N", type=_count, default=1, help="how many devices (default: 1)")
+    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+    sub.epilog = "example: mlm-pretrain plan my.yaml training.budget.minutes=60 --gpus 8 --gpu h100-sxm"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share of the training set; give 0.1, say")
+    return value

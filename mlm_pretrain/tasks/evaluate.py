@@ -1,0 +1,170 @@
+"""Scoring a finished task model on any labelled file: figures, mistakes, and what they look like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.run import file_digest, write_json, write_text
+from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
+from mlm_pretrain.tasks.calibration import calibration_error, reliability
+from mlm_pretrain.tasks.finished import FinishedModel
+from mlm_pretrain.tasks.readers import read_examples
+from mlm_pretrain.telemetry import progress, say, table, warn
+
+CHUNK = 1024
+"""Examples whose logits are in memory together."""
+PLOTS = ("confusion.png", "reliability.png")
+COLUMNS = sorted(name for name in TaskConfig.model_fields if name.endswith(("_column", "_columns")))
+
+Figures = dict[str, Any]
+
+
+def evaluate(
+    model_dir: str | Path,
+    data: Path,
+    out: Path | None = None,
+    *,
+    columns: Mapping[str, Any] | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    stride: int | None = None,
+    bf16: bool = False,
+) -> Figures:
+    """Score a fine-tuned model on a labelled file.
+
+    Args:
+        model_dir: a folder or a Hub repository; its architecture tells the task.
+        data: as a config's `test`: jsonl, csv, tsv, Parquet, for tasks that label words CoNLL too.
+        out: the folder for `results.json` (what is returned), `errors.jsonl` (the mistakes, as the task lists them)
+            and, for classes, `confusion.png` and `reliability.png`; files of these names are replaced. By default
+            `<model_dir>.evaluation/<data>`.
+        columns: the names of the columns where they aren't the usual ones, by a config's keys: `label_column` and so
+            on, `conll_columns`.
+        batch_size, max_length, stride, bf16: as for `predict`.
+
+    Returns:
+        `model`, `task`, `metric` (the name of the headline figure), `metrics`, `examples`, `truncated`, `data`
+        (`path`, `size`, `sha256`); for classes `confusion`, counts by true and predicted class with their `labels`, and
+        `reliability`, the predictions by their confidence.
+
+    Raises:
+        UserError: no such model, data that can't be read, or a label that the model doesn't know.
+    """
+    model = FinishedModel(model_dir, max_length, stride, bf16)
+    adapter = model.adapter
+    examples = read_examples(data, type(adapter), _task_config(model, columns or {}))
+    _check_labels(adapter, examples)
+    predictions: list[Prediction] = []
+    with progress(len(examples), "evaluate", unit="text") as bar:
+        for start in range(0, len(examples), CHUNK):
+            chunk = examples[start : start + CHUNK]
+            predictions += model.predictions(chunk, batch_size)
+            bar.update(len(chunk))
+    figures: Figures = {
+        "model": str(model_dir),
+        "task": model.task,
+        "metric": adapter.metric,
+        "metrics": adapter.metrics(examples, predictions),
+        "examples": len(examples),
+        "truncated": model.truncated,
+        "data": {"path": str(data), **file_digest(data)},
+    }
+    if model.truncated:
+        warn(f"{model.truncated} texts are longer than {adapter.max_length} tokens, and were cut")
+    if _has_classes(adapter):
+        figures |= _by_confidence_and_class(adapter, examples, predictions)
+    _write(out or default_folder(model_dir, data), figures, adapter.errors(examples, predictions))
+    return figures
+
+
+def default_folder(model_dir: str | Path, data: Path) -> Path:
+    """Where an evaluation goes: beside a model's folder; for a Hub repository, here."""
+    place = Path(model_dir) if Path(model_dir).is_dir() else Path(Path(model_dir).name)
+    return place.with_name(f"{place.absolute().name}.evaluation") / data.name.split(".")[0]
+
+
+def describe(figures: Figures) -> str:
+    """The figures of an evaluation as tables: over all, and by class or type where a task has them."""
+    metrics = figures["metrics"]
+    overall = [(name, _figure(value)) for name, value in metrics.items() if not isinstance(value, dict)]
+    lines = [table([*overall, ("examples", f"{figures['examples']:,}")], header=(figures["task"], ""))]
+    for name, values in metrics.items():
+        rows = {key: row for key, row in values.items() if isinstance(row, dict)} if isinstance(values, dict) else {}
+        if rows:
+            header = list(dict.fromkeys(column for row in rows.values() for column in row))
+            body = [(str(key), *(_figure(row.get(column, "")) for column in header)) for key, row in rows.items()]
+            lines.append(table(body, header=(name.removeprefix("by_"), *header)))
+    return "\n\n".join(lines)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _task_config(model: FinishedModel, columns: Mapping[str, Any]) -> TaskConfig:
+    for name in columns:
+        if name not in COLUMNS:
+            raise UserError(f"evaluate: no column is called '{name}'{nearest(name, COLUMNS)}")
+    try:
+        return TaskConfig(task=model.task, name="evaluate", **columns)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"evaluate: {first['loc'][0]}: {first['msg']}") from None
+
+
+def _has_classes(adapter: TaskAdapter) -> bool:
+    return adapter.problem_type == "single_label_classification"
+
+
+def _check_labels(adapter: TaskAdapter, examples: Sequence[Example]) -> None:
+    """
+    Raises:
+        UserError: a class that the model doesn't have.
+    """
+    if not (_has_classes(adapter) or adapter.problem_type == "multi_label_classification"):
+        return  # a type of entities that the model doesn't know counts as missed
+    for example in examples:
+        label = example["label"]
+        for name in [label] if isinstance(label, str) else label:
+            if name not in adapter.labels:
+                allowed = nearest(name, adapter.labels)
+                raise UserError(f"{example['place']}: the model has no label '{name}'{allowed}")
+
+
+def _by_confidence_and_class(
+    adapter: TaskAdapter, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> Figures:
+    numbers = {label: number for number, label in enumerate(adapter.labels)}
+    matrix = [[0] * len(numbers) for _ in numbers]
+    for example, prediction in zip(examples, predictions, strict=True):
+        matrix[numbers[example["label"]]][numbers[prediction["label"]]] += 1
+    right = [p["label"] == e["label"] for p, e in zip(predictions, examples, strict=True)]
+    scores = [prediction["score"] for prediction in predictions]
+    return {
+        "confusion": {"labels": adapter.labels, "matrix": matrix},
+        "reliability": {"ece": calibration_error(scores, right), "bins": reliability(scores, right)},
+    }
+
+
+def _write(out: Path, figures: Figures, errors: Sequence[dict[str, Any]]) -> None:
+    # Drawing is nothing that prediction needs.
+    from mlm_pretrain.tasks import plots
+
+    try:
+        for name in PLOTS:
+            (out / name).unlink(missing_ok=True)  # of another task's model, maybe
+        write_json(out / "results.json", figures)
+        write_text(out / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
+        if "confusion" in figures:
+            plots.confusion_matrix(**figures["confusion"], path=out / PLOTS[0])
+            plots.reliability_diagram(**figures["reliability"], path=out / PLOTS[1])
+    except OSError as error:
+        raise UserError(f"{out}: can't write: {error.strerror or error}") from None
+    say(f"evaluation: {out}")
