@@ -97,6 +97,8 @@ def predict(arguments: argparse.Namespace) -> None:
         arguments.output and Path(arguments.output),
         text_column=arguments.text_column,
         text_pair_column=arguments.text_pair_column,
+        question_column=arguments.question_column,
+        context_column=arguments.context_column,
         batch_size=arguments.batch_size,
         max_length=arguments.max_length,
         stride=arguments.stride,
@@ -182,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         telemetry.say(str(stop))
         status = stop.exit_code
     except KeyboardInterrupt:
-        telemetry.say("\ninterrupted; the same command goes on from the newest checkpoint")
+        telemetry.say("\ninterrupted; the same command goes on where this one was")
         return interrupts.EXIT_CODES[interrupts.CTRL_C]
     except Exception as error:
         message = ending.one_line(error)

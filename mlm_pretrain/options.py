@@ -30,9 +30,11 @@ def finetune(sub: argparse.ArgumentParser) -> None:
 def predict(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="a task's folder (runs/NAME/tasks/TASK) or a Hub repository")
     sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), or jsonl, csv, tsv; .gz of each")
-    sub.add_argument("--output", metavar="FILE", help="a .jsonl or .csv file; by default standard output")
+    sub.add_argument("--output", metavar="FILE", help="a .jsonl, .csv or .tsv file (default: standard output)")
     sub.add_argument("--text-column", metavar="NAME", default="text", help="of jsonl and csv (default: text)")
     sub.add_argument("--text-pair-column", metavar="NAME", help="the second text of a pair")
+    sub.add_argument("--question-column", metavar="NAME", default="question", help="(default: question)")
+    sub.add_argument("--context-column", metavar="NAME", default="context", help="(default: context)")
     sub.add_argument("--batch-size", metavar="N", type=_count, default=32, help="(default: 32)")
     sub.add_argument("--max-length", metavar="N", type=_count, help="tokens per window")
     sub.add_argument("--stride", metavar="N", type=_count, help="tokens that neighbouring windows share")

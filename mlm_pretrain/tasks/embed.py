@@ -24,7 +24,8 @@ from mlm_pretrain.tasks.encoder import (
     quiet,
     window_length,
 )
-from mlm_pretrain.tasks.inference import by_length
+from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
+from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.tasks.trials import export
 from mlm_pretrain.telemetry import progress, say, warn
 from mlm_pretrain.training.loss import to_device
@@ -126,11 +127,13 @@ class Encoder:
         rows = self._tokenised(texts)
         result = np.zeros((len(texts), self.size), dtype=np.float32)
         some = [number for number, row in enumerate(rows) if row["input_ids"]]
-        for places in by_length([rows[number] for number in some], batch_size):
-            numbers = [some[place] for place in places]
-            batch = to_device(pad([rows[number] for number in numbers], self.tokenizer), self.model.device)
-            with torch.inference_mode():
-                with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+        device = self.model.device
+        batches = by_length([rows[number] for number in some], batch_size, CPU_TOKENS if device.type == "cpu" else None)
+        with fast_linear(self.model), torch.inference_mode():
+            for places in batches:
+                numbers = [some[place] for place in places]
+                batch = to_device(pad([rows[number] for number in numbers], self.tokenizer), device)
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
                     hidden = self.model(**batch).last_hidden_state
                 result[numbers] = self._pooled(hidden.float(), batch["attention_mask"]).cpu().numpy()
         return result

@@ -19,7 +19,8 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adaptation import Adaptation
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.tasks.inference import by_length
+from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
+from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.training.loss import Batch, to_device
 
 IN_MEMORY = 2 * 1024**3
@@ -112,12 +113,12 @@ class Frozen(Adaptation):
         kept = [1 if self._reduction else len(feature["input_ids"]) for feature in features]
         ends = np.cumsum(kept)
         room = self._room(int(ends[-1]))
+        device = self._accelerator.device
+        limit = CPU_TOKENS if device.type == "cpu" else None
         try:
-            for numbers in by_length(features, self._task.per_device_eval_batch_size):
-                batch = to_device(
-                    self._adapter.collate([features[number] for number in numbers]), self._accelerator.device
-                )
-                with torch.inference_mode(), self._accelerator.autocast():
+            for numbers in by_length(features, self._task.per_device_eval_batch_size, limit):
+                batch = to_device(self._adapter.collate([features[number] for number in numbers]), device)
+                with torch.inference_mode(), fast_linear(self._encoder), self._accelerator.autocast():
                     # Through the whole model, which knows what its encoder takes.
                     logits = self._adapter.logits(self.model, batch)
                 hidden = captured.pop().float()

@@ -10,6 +10,7 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -81,8 +82,8 @@ def read_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield from enumerate(handle, start=1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except EOFError:
-        raise UserError(f"{path}: the gzip file is cut off; fetch it again") from None
+    except (EOFError, zlib.error):
+        raise UserError(f"{path}: the gzip file is cut off or damaged; fetch it again") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
 
@@ -94,8 +95,9 @@ def parse_json_line(line: str, place: str) -> dict[str, Any]:
     """
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        problem = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    except (ValueError, RecursionError) as error:
+        # A plain ValueError is a number of thousands of digits.
+        problem = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or too long a number"
         raise UserError(f"{place}: not valid JSON ({problem}); jsonl has one object a line") from None
     if not isinstance(row, dict):
         raise UserError(f"{place}: a JSON {type(row).__name__}; jsonl has one object a line")

@@ -104,3 +104,39 @@ def test_every_figure_is_there_and_says_what_it_is() -> None:
         figure = bench.load_figure(name)
         assert figure.__name__ == name
         assert figure.__doc__
+
+
+def test_labelled_sets_are_found_by_their_files(tmp_path: Path) -> None:
+    from figures.labelled import labelled_sets
+
+    for name in (
+        "a/train_small.jsonl",
+        "a/test.jsonl",
+        "b/train.conll",
+        "b/val.conll",
+        "b/test.conll",
+        "c/train.jsonl",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = {task.name: task for task in labelled_sets(tmp_path)}
+    assert {name: task.task for name, task in found.items()} == {"a": "classification", "b": "ner"}
+    assert found["a"].validation is None
+    assert found["b"].validation == str(tmp_path / "b" / "val.conll")
+    with pytest.raises(UserError, match="has no folder with train"):
+        labelled_sets(tmp_path / "c")
+
+
+def test_the_peer_labels_the_first_token_of_a_word_and_scores_entities(tokenizer: PreTrainedTokenizerFast) -> None:
+    import numpy as np
+    from figures.task_peer import _entity_f1, _words
+
+    labels = ["O", "B-x", "I-x"]
+    example = {"tokens": ["zipfile", "members", "of"], "tags": ["B-x", "I-x", "O"]}
+    (row,) = _words([example], tokenizer, labels, 32)
+    kept = [label for label in row["labels"] if label != -100]
+    assert kept == [1, 2, 0]
+    assert len(row["labels"]) == len(row["input_ids"]) > 5  # a word of several tokens
+    right = np.eye(3)[[max(label, 0) for label in row["labels"]]]
+    assert _entity_f1(right[None], [row["labels"]], labels) == 1.0
+    assert _entity_f1(np.zeros_like(right)[None], [row["labels"]], labels) == 0.0
