@@ -21,7 +21,7 @@ def finetune(minutes: float, folder: Path, data: Path | None) -> dict[str, float
     """Fine-tuning: score and examples a second, against `Trainer` set up as in run_glue.py and run_ner.py.
 
     The reference model (see `throughput`) is pretrained for --minutes on the documentation strings. Both sides start
-    from it, with three seeds, 3 epochs of 2,000 examples at most, 16 a batch, AdamW at 3e-4, linear after a tenth of
+    from it, with three seeds, 3 epochs of 1,000 examples at most, 16 a batch, AdamW at 3e-4, linear after a tenth of
     warmup, in the same precision (bf16 autocast where its products are faster here). The sets are those of the
     installed documentation, or with --data a folder that has a folder for each set: train*.jsonl, dev* and test* with
     `text` and `label`, or *.conll.

@@ -13,7 +13,7 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
 
-TRAIN_EXAMPLES = 2000
+TRAIN_EXAMPLES = 1000
 """At most, of each set."""
 TEST_EXAMPLES = 1000
 SEEDS = (0, 1, 2)
