@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +108,26 @@ def load_model(
     if torn:
         raise UserError(f"{path}: {len(torn)} of the encoder's weights are missing, {torn[0]} the first")
     if load_config(path, revision=revision).id2label != config.id2label:
-        _draw_outputs(model)
+        _draw_outputs(model, auto_class, {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
     return model
 
 
 @torch.no_grad()
-def _draw_outputs(model: PreTrainedModel) -> None:
-    """Draw the layers that give the labels' logits anew, as the architecture initialises them."""
+def _draw_outputs(model: PreTrainedModel, auto_class: Any, drawn: Collection[str]) -> None:
+    """Draw the layers that give the labels' logits anew, but for those that were drawn in loading."""
     encoder = set(model.base_model.modules())
-    for module in model.modules():
-        if module not in encoder and getattr(module, "out_features", None) == model.config.num_labels:
-            for parameter in module.parameters():
-                # transformers' mark for what was loaded, which its initialisation leaves alone.
-                vars(parameter).pop("_is_hf_initialized", None)
-            model._init_weights(module)
+    loaded = [
+        name
+        for name, module in model.named_modules()
+        if module not in encoder
+        and getattr(module, "out_features", None) == model.config.num_labels
+        and f"{name}.weight" not in drawn
+    ]
+    if loaded:
+        # A model's own initialisation knows which layer this is, and how large its weights are to be.
+        fresh = new_model(auto_class, model.config)
+        for name in loaded:
+            model.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
 
 
 def new_model(auto_class: Any, config: PretrainedConfig) -> PreTrainedModel:

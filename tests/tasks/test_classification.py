@@ -258,6 +258,16 @@ def test_several_labels_and_numbers_can_be_learnt(task: str, bpe: PreTrainedToke
         assert {answer["label"] for answer in answers if answer["score"] >= 0.5} == {"de", "ke"}
 
 
+def test_a_new_head_is_what_transformers_draws(encoder: Path) -> None:
+    config = load_config(encoder, ["a", "b", "c"], "single_label_classification")
+    torch.manual_seed(0)
+    ours = load_model(AutoModelForSequenceClassification, encoder, config)
+    torch.manual_seed(0)
+    theirs = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3)
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[name])
+
+
 def test_a_head_for_other_labels_is_drawn_anew(encoder: Path, bpe: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """A finished model as the encoder of another task, or of the same one."""
     adapter = Classification(["a", "b"], bpe, 16)
