@@ -101,7 +101,7 @@ def test_accumulation_is_one_big_batch(adapter: TaskAdapter, name: str, model: t
 def test_padding_changes_neither_logits_nor_metrics(adapter: TaskAdapter, name: str, model: torch.nn.Module) -> None:
     examples = examples_of(name, 20)
     features = adapter.encode(examples)
-    alone = logits_of(adapter, model, features, batch_size=1)
+    alone = [logits_of(adapter, model, [feature], batch_size=1)[0] for feature in features]
     together = logits_of(adapter, model, features, batch_size=20)
     for feature, one, padded in zip(features, alone, together, strict=True):
         length = len(feature["input_ids"])
