@@ -111,7 +111,7 @@ def test_padding_changes_neither_logits_nor_metrics(adapter: TaskAdapter, name: 
         adapter.metrics(examples, adapter.predictions(examples, features, logits)) for logits in (alone, together)
     ]
     for figure, value in scores[0].items():
-        assert scores[1][figure] == (value if isinstance(value, dict) else pytest.approx(value, rel=1e-4, abs=1e-6))
+        assert scores[1][figure] == (value if isinstance(value, dict) else pytest.approx(value, rel=1e-3, abs=1e-6))
 
 
 def test_long_texts_are_cut_and_counted(bpe: PreTrainedTokenizerFast) -> None:
