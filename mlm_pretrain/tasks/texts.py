@@ -70,19 +70,10 @@ def _lines(path: Path, is_json: bool, text_column: str, skip: int) -> Iterator[R
         try:
             line = _decoded(raw, number, place).rstrip("\r\n")
             if line.strip():
-                row = _json_row(line, place) if is_json else {text_column: line}
+                row = parse_json_line(line, place) if is_json else {text_column: line}
                 yield Record(number, number, row, raw=line)
         except UserError as error:
             yield _bad(error, [(number, raw)])
-
-
-def _json_row(line: str, place: str) -> dict[str, Any]:
-    try:
-        return parse_json_line(line, place)
-    except UserError:
-        raise
-    except ValueError as error:  # an integer of more than 4,300 digits
-        raise UserError(f"{place}: not valid JSON ({error})") from None
 
 
 def _table(path: Path, delimiter: str, skip: int) -> Iterator[Record]:

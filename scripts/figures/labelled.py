@@ -31,10 +31,7 @@ ENDINGS = {".jsonl": "classification", ".conll": "ner"}
 
 
 def encoder(folder: Path, minutes: float) -> Path:
-    """Pretrain the reference model on the documentation strings for so many minutes; its folder.
-
-    A folder `encoder` that stands beside the data serves in its place, see `labelled_sets`.
-    """
+    """Pretrain the reference model on the documentation strings for so many minutes; its folder."""
     training = {**OURS["training"], "budget": {"minutes": minutes}}
     config = reference_config(folder, None, **{**OURS, "training": training})
     train_tokenizer(config)

@@ -11,9 +11,10 @@ from figures.finetune import data_of
 from figures.labelled import SEEDS, encoder, labelled_sets
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.config.tasks import FROZEN
 from mlm_pretrain.tasks.finetune import finetune as train
 
-FROZEN: dict[str, Any] = {"encoder": "frozen", "learning_rate": 1e-3, "num_train_epochs": 20, "config": {}}
+FROZEN_ENCODER: dict[str, Any] = {"encoder": "frozen", "config": {"classifier_pooling": "mean"}, **FROZEN}
 
 
 def probe(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
@@ -29,7 +30,7 @@ def probe(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
     for task in labelled_sets(data):
         if task.task != "classification":
             continue
-        frozen = TaskConfig.model_validate({**task.model_dump(), **FROZEN, "config": {"classifier_pooling": "mean"}})
+        frozen = TaskConfig.model_validate({**task.model_dump(), **FROZEN_ENCODER})
         out = folder / "tasks" / task.name
         accuracy = fresh(_ours, frozen, model, out)["accuracy"]
         seconds = fresh(_ours, frozen.model_copy(update={"seeds": [SEEDS[0]]}), model, out)["seconds"]
