@@ -3,7 +3,7 @@
 A dense mask costs the square of a row's length, whatever the documents' own. Registered with transformers under the
 name `documents`, this attends within each document alone:
 
-- on CUDA, in bf16 or fp16, by PyTorch's variable-length flash attention (`torch.nn.attention.varlen`);
+- on CUDA, in bf16 or fp16, by PyTorch's variable-length flash attention (`torch.nn.attention.varlen`, from 2.11 on);
 - elsewhere by length: documents of about the same length are put into a batch of their own, whose padding is at most
   a quarter, and go through attention together.
 
@@ -13,6 +13,8 @@ Sliding windows are kept: a layer says its own.
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +52,11 @@ class Groups:
         widths = _width_of(lengths)
         self.parts: list[tuple[int, Tensor]] = []
         """Of each group its width w and the lengths of its n documents, [n]."""
-        slots, slot_of = [], torch.empty(int(starts[-1]), dtype=torch.int64)
+        slots, slot_of = [], torch.empty(int(starts[-1]), dtype=torch.int64, device=starts.device)
         filled = 0
         for width in widths.unique().tolist():
             chosen = widths == width
-            along = torch.arange(width)
+            along = torch.arange(width, device=starts.device)
             there = along < lengths[chosen, None]
             tokens = torch.where(there, first[chosen, None] + along, 0)
             slot_of[tokens[there]] = filled + there.flatten().nonzero().squeeze(1)
@@ -80,7 +82,7 @@ class Groups:
 
     def _make_mask(self, number: int, window: int | None) -> Tensor | None:
         width, lengths = self.parts[number]
-        along = torch.arange(width)
+        along = torch.arange(width, device=lengths.device)
         mask = None if bool((lengths == width).all()) else (along < lengths[:, None])[:, None, None]
         if window is not None and window < width - 1:
             near = (along[:, None] - along).abs() <= window
@@ -149,40 +151,45 @@ def document_attention(
     """
     assert documents is not None, "the batch says where its documents are"
     rows, heads, length, size = query.shape
-    flat = [tensor.transpose(1, 2).reshape(rows * length, -1, size) for tensor in (query, key, value)]
+    dtype = query.dtype
+    if torch.is_autocast_enabled(query.device.type):
+        # As autocast does for PyTorch's own attention functions; it knows nothing of these.
+        dtype = torch.get_autocast_dtype(query.device.type)
+    flat = [tensor.transpose(1, 2).reshape(rows * length, -1, size).to(dtype) for tensor in (query, key, value)]
     window = None if sliding_window is None else sliding_window - 1
-    attend = _by_kernel if can_use_kernel(query.device, query.dtype, dropout) else _by_length
+    attend = _by_kernel if can_use_kernel(query.device, dtype, dropout) else _by_length
     out = attend(flat, documents, window, scaling, dropout)
     return out.reshape(rows, length, heads, size), None
 
 
 def can_use_kernel(device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
     """Whether variable-length flash attention takes this."""
-    half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and half and not dropout and torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or dropout:
+        return False
+    return _varlen_attn() is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@functools.cache
+def _varlen_attn() -> Callable[..., Tensor] | None:
+    """PyTorch's function, where there is one that knows sliding windows."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
 
 
 def _by_kernel(
     flat: list[Tensor], documents: Documents, window: int | None, scaling: float | None, dropout: float
 ) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value = flat
+    varlen_attn = _varlen_attn()
+    assert varlen_attn is not None
+    query, *others = flat
+    # Not by `enable_gqa`, which came after the windows.
+    key, value = (tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1) for tensor in others)
+    starts, longest = documents.starts, documents.longest
     reach = -1 if window is None else window
-    out = varlen_attn(
-        query,
-        key,
-        value,
-        documents.starts,
-        documents.starts,
-        documents.longest,
-        documents.longest,
-        scale=scaling,
-        window_size=(reach, reach),
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
-    assert isinstance(out, Tensor)
-    return out
+    return varlen_attn(query, key, value, starts, starts, longest, longest, scale=scaling, window_size=(reach, reach))
 
 
 def _by_length(

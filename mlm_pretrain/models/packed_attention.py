@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mlm_pretrain import telemetry
+from mlm_pretrain.errors import first_line
 from mlm_pretrain.models import document_attention, product_attention
 from mlm_pretrain.models.build import first_position
 
@@ -79,7 +81,7 @@ def supports_packing(model: PreTrainedModel) -> bool:
     takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
     if not (takes_positions and getattr(model, "_supports_attention_backend", False)):
         return False
-    return _tried(model, model.config._attn_implementation)
+    return _fault(model, model.config._attn_implementation) is None
 
 
 def use_document_attention(model: PreTrainedModel, device: torch.device, length: int, half: bool) -> bool:
@@ -90,12 +92,16 @@ def use_document_attention(model: PreTrainedModel, device: torch.device, length:
         half: whether attention is computed in bf16 or fp16.
     """
     dtype = torch.bfloat16 if half else torch.float32
-    if not document_attention.can_use_kernel(device, dtype, dropout=0.0) and length <= LONGEST_MASKED_ROW:
+    has_kernel = document_attention.can_use_kernel(device, dtype, dropout=0.0)
+    if not has_kernel and length <= LONGEST_MASKED_ROW:
         return False
     own = model.config._attn_implementation
-    if not _tried(model, document_attention.NAME):
+    fault = _fault(model, document_attention.NAME)
+    if fault:
         model.set_attn_implementation(own)
-    return model.config._attn_implementation == document_attention.NAME
+    if fault and has_kernel:
+        telemetry.warn(f"the variable-length flash kernel is not used: {fault}")
+    return not fault
 
 
 def candidate_attentions(model: PreTrainedModel, device: torch.device) -> list[str]:
@@ -104,9 +110,9 @@ def candidate_attentions(model: PreTrainedModel, device: torch.device) -> list[s
     own = model.config._attn_implementation
     if device.type != "cpu" or own != "sdpa":
         return [own]
-    isolated = _tried(model, product_attention.NAME)
+    fault = _fault(model, product_attention.NAME)
     model.set_attn_implementation(own)
-    return [own, product_attention.NAME] if isolated else [own]
+    return [own] if fault else [own, product_attention.NAME]
 
 
 def describe_attention(model: PreTrainedModel, device: torch.device, packing: bool) -> str:
@@ -121,22 +127,25 @@ def describe_attention(model: PreTrainedModel, device: torch.device, packing: bo
     return f"within documents, {'by the variable-length flash kernel' if kernel else 'by length'}"
 
 
-def _tried(model: PreTrainedModel, attention: str) -> bool:
+def _fault(model: PreTrainedModel, attention: str) -> str | None:
+    """Why a model can't take packed rows with this attention, which it is left with; None where it can."""
     training = model.training
     model.eval()
     try:
-        return _documents_are_isolated(model, attention)
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, AssertionError):
-        return False  # the model can't take this mask at all
+        isolated = _documents_are_isolated(model, attention)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
+        return first_line(error)  # the model can't take this mask at all
     finally:
         model.train(training)
+    return None if isolated else "documents of a row have other logits than alone"
 
 
 @torch.inference_mode()
 def _documents_are_isolated(model: PreTrainedModel, attention: str) -> bool:
     """A row of three documents (and padding) under `attention` against the three alone under the model's own.
 
-    In fp32, but for attention that has a kernel for half precision only.
+    In fp32, but for attention that has a kernel for half precision only. Attention within documents, where it is the
+    model's own, has to be told of them for a document alone too.
     """
     device = model.get_input_embeddings().weight.device
     lengths, width = (5, 9, 3), 20
@@ -160,7 +169,16 @@ def _documents_are_isolated(model: PreTrainedModel, attention: str) -> bool:
     row = {name: tensor.to(device) for name, tensor in row.items()}
     half = attention == document_attention.NAME and document_attention.can_use_kernel(device, torch.bfloat16, 0.0)
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        alone = torch.cat([model(input_ids=document[None].to(device)).logits[0] for document in documents])
+        alone = torch.cat([_alone(model, document[None].to(device)) for document in documents])
         model.set_attn_implementation(attention)
         packed = model(**model_inputs(model, row, packing=True)).logits[0, : len(alone)]
     return torch.allclose(packed, alone, rtol=0.05 if half else 1e-3, atol=0.05 if half else 1e-4)
+
+
+def _alone(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """Logits [L, V] of one document, [1, L]."""
+    if model.config._attn_implementation != document_attention.NAME:
+        return model(input_ids=input_ids).logits[0]
+    place = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+    batch = {"input_ids": input_ids, "segment_ids": torch.ones_like(input_ids), "position_ids": place}
+    return model(**model_inputs(model, batch, packing=True)).logits[0]

@@ -143,6 +143,9 @@ def start(config: Config) -> Processes:
     import torch
     from accelerate.state import PartialState
 
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if torch.cuda.is_available() and here > devices:
+        raise UserError(f"{here} processes on a machine with {devices} GPU: start one for each GPU, or with --cpu")
     try:
         # Without a GPU, Accelerate sees several processes only where it is told that the CPU is wanted.
         PartialState(cpu=not torch.accelerator.is_available())

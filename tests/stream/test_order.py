@@ -155,8 +155,10 @@ def test_masks_change_every_epoch(tokenizer: PreTrainedTokenizerFast, tmp_path: 
     source = {"source": "files", "path": str(tmp_path / "one.jsonl")}
     text = {"sources": [source], "validation_fraction": 0.0}
     config = tiny_config(tmp_path, tmp_path, text=text, stream={"lanes": 2, "packing_buffer": 10})
-    labels = torch.cat([batch.tensors["labels"] for batch in run(config, tokenizer, 1, 5)])
-    assert len({row.numpy().tobytes() for row in labels}) == len(labels)
+    batches = [batch.tensors for batch in run(config, tokenizer, 1, 5)]
+    # The document's last few tokens may well be masked alike twice.
+    labels = torch.cat([batch["labels"][(batch["segment_ids"] > 0).all(dim=1)] for batch in batches])
+    assert len({row.numpy().tobytes() for row in labels}) == len(labels) > 20
 
 
 # -- documents over epochs -----------------------------------------------------------------------------------------
