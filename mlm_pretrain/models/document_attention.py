@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from mlm_pretrain.models.product_attention import attend
+from mlm_pretrain.models.product_attention import attend as attend_by_products
 
 NAME = "documents"
 LONGEST_PRODUCT = 256
@@ -126,7 +126,6 @@ class _FromSlots(torch.autograd.Function):
         return gradients[0].new_zeros(ctx.shape).index_copy_(0, slot_of, gradients[0]), None
 
 
-@torch.compiler.disable
 def document_attention(
     module: nn.Module,
     query: Tensor,
@@ -157,9 +156,17 @@ def document_attention(
         dtype = torch.get_autocast_dtype(query.device.type)
     flat = [tensor.transpose(1, 2).reshape(rows * length, -1, size).to(dtype) for tensor in (query, key, value)]
     window = None if sliding_window is None else sliding_window - 1
-    attend = _by_kernel if can_use_kernel(query.device, dtype, dropout) else _by_length
-    out = attend(flat, documents, window, scaling, dropout)
+    out = _within_documents(flat, documents, window, scaling, dropout)
     return out.reshape(rows, length, heads, size), None
+
+
+@torch.compiler.disable
+def _within_documents(
+    flat: list[Tensor], documents: Documents, window: int | None, scaling: float | None, dropout: float
+) -> Tensor:
+    """Query, key and value [T, heads, D] → [T, heads, D]. Not compiled: every batch has another number of documents."""
+    attend = _by_kernel if can_use_kernel(flat[0].device, flat[0].dtype, dropout) else _by_length
+    return attend(flat, documents, window, scaling, dropout)
 
 
 def can_use_kernel(device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
@@ -184,9 +191,9 @@ def _by_kernel(
 ) -> Tensor:
     varlen_attn = _varlen_attn()
     assert varlen_attn is not None
-    query, *others = flat
-    # Not by `enable_gqa`, which came after the windows.
-    key, value = (tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1) for tensor in others)
+    query, key, value = flat
+    if key.shape[1] != query.shape[1]:  # not by `enable_gqa`, which came after the windows
+        key, value = (tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1) for tensor in (key, value))
     starts, longest = documents.starts, documents.longest
     reach = -1 if window is None else window
     return varlen_attn(query, key, value, starts, starts, longest, longest, scale=scaling, window_size=(reach, reach))
@@ -203,7 +210,7 @@ def _by_length(
         query, key, value = (tensor[start:end].unflatten(0, (-1, width)).transpose(1, 2) for tensor in slotted)
         mask = groups.mask(number, window)
         if width <= LONGEST_PRODUCT and query.device.type == "cpu":
-            out = attend(query, key, value, mask, scaling, dropout)
+            out = attend_by_products(query, key, value, mask, scaling, dropout)
         else:
             out = nn.functional.scaled_dot_product_attention(
                 query,

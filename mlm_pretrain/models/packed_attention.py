@@ -4,8 +4,8 @@ The mask is made from `segment_ids`: a token attends within its segment, and in 
 neighbours there. Positions begin anew with each document. Whether a model honours both is not taken on trust: a
 packed row is run beside its documents alone, and where the logits differ, rows are not packed for that model.
 
-Short rows take the model's own attention with a mask over the row. Where flash attention is at hand or rows are long,
-attention is within each document alone (`document_attention`), if that gives the same logits.
+Short rows take the model's own attention with a mask over the row. Where rows are long, attention is within each
+document alone (`document_attention`), if that gives the same logits.
 """
 
 from __future__ import annotations
@@ -92,14 +92,13 @@ def use_document_attention(model: PreTrainedModel, device: torch.device, length:
         half: whether attention is computed in bf16 or fp16.
     """
     dtype = torch.bfloat16 if half else torch.float32
-    has_kernel = document_attention.can_use_kernel(device, dtype, dropout=0.0)
-    if not has_kernel and length <= LONGEST_MASKED_ROW:
+    if length <= LONGEST_MASKED_ROW:
         return False
     own = model.config._attn_implementation
     fault = _fault(model, document_attention.NAME)
     if fault:
         model.set_attn_implementation(own)
-    if fault and has_kernel:
+    if fault and document_attention.can_use_kernel(device, dtype, dropout=0.0):
         telemetry.warn(f"the variable-length flash kernel is not used: {fault}")
     return not fault
 

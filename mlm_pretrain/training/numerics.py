@@ -133,12 +133,15 @@ def _pass_sizes(shares: Sequence[int], rows: int) -> list[int]:
 def default_workers(device: torch.device, lanes: int, world_size: int) -> int:
     """Loader workers of a process where the config leaves it open.
 
-    On a CPU the model needs every core; beside a GPU, tokenising has the cores that the training processes leave.
+    On a CPU the model needs every core; beside a GPU, tokenising has the cores that the training processes leave. As
+    the worker with most lanes is waited for, there are no more of them than that takes.
     """
     if device.type == "cpu":
         return 0
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    return max(min(len(os.sched_getaffinity(0)) // beside - 1, lanes // world_size), 1)
+    mine = -(-lanes // world_size)
+    most = max(min(len(os.sched_getaffinity(0)) // beside - 1, mine), 1)
+    return -(-mine // -(-mine // most))
 
 
 def seed_process(seed: int, rank: int, step: int) -> None:
