@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config, ObjectiveConfig, TaskConfig
+from mlm_pretrain.models import packed_attention
 from mlm_pretrain.models.document_attention import NAME, can_use_kernel
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import supports_packing, use_document_attention
@@ -66,8 +67,9 @@ def test_pretraining_learns_resumes_and_exports(precision: dict[str, bool], corp
 
 @pytest.mark.parametrize("name", PACKED)
 def test_the_flash_kernel_has_the_loss_and_gradients_of_a_mask_in_float32(
-    name: str, tokenizer: PreTrainedTokenizerFast
+    name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(packed_attention, "LONGEST_MASKED_ROW", 8)
     if not can_use_kernel(GPU, torch.bfloat16, 0.0):
         pytest.skip("this GPU or this PyTorch has no variable-length kernel")
     model = tiny(name, tokenizer, length=LENGTH).to(GPU)
@@ -91,7 +93,10 @@ def test_the_flash_kernel_has_the_loss_and_gradients_of_a_mask_in_float32(
     assert (others - gradients).norm() < 3e-2 * gradients.norm()
 
 
-def test_a_run_takes_the_flash_kernel_and_compiles_it(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_takes_the_flash_kernel_and_compiles_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "LONGEST_MASKED_ROW", 8)
     losses = {}
     free = {**tiny_config(corpus, tmp_path).model.model_dump(), "attn_implementation": None}
     for compiled in (False, True):
