@@ -99,8 +99,8 @@ class TaskConfig(OptimizerSection):
     per_device_train_batch_size: Positive = 16
     per_device_eval_batch_size: Positive = 64
     warmup_steps: float = Field(0.1, ge=0)
-    # As in `TrainingArguments`, where pretraining takes other values: over a few hundred steps these were better on
-    # each of five sets (configs/RECIPES.md).
+    # As in `TrainingArguments`, where pretraining takes other values: over a few hundred steps these were no worse, and
+    # better on four of five sets (configs/RECIPES.md).
     weight_decay: float = Field(0.0, ge=0)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_epsilon: float = Field(1e-8, gt=0)
