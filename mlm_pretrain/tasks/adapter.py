@@ -40,6 +40,8 @@ class TaskAdapter:
     """As the transformers config records it, where several tasks share an architecture."""
     label_key: ClassVar[str] = "label_column"
     """The config key that names the column with the labels."""
+    takes_pairs = False
+    """Whether a finished model is known to have been trained on pairs of texts."""
     reads_conll: ClassVar[bool] = False
     """Whether the examples may stand in CoNLL files, a word and its tag a line."""
 
@@ -86,8 +88,13 @@ class TaskAdapter:
 
     @classmethod
     def text_of(cls, example: Example) -> str:
-        """What makes an example this one: equal texts stay on one side of a split, and are drawn by their hash."""
+        """What makes an example this one: examples are drawn by its hash."""
         return example["text"]
+
+    @classmethod
+    def group_of(cls, example: Example) -> str:
+        """What a split into train and validation keeps on one side: examples of which one tells about the other."""
+        return cls.text_of(example)
 
     @classmethod
     def stratum(cls, example: Example) -> str:

@@ -112,9 +112,11 @@ class Classification(SequenceTask):
         self.temperature = fit_temperature(np.stack(logits), [self.target(example) for example in examples])
 
     def mark(self, model: torch.nn.Module) -> None:
+        super().mark(model)
         setattr(model.config, TEMPERATURE, self.temperature)
 
     def take(self, config: PretrainedConfig) -> None:
+        super().take(config)
         self.temperature = float(getattr(config, TEMPERATURE, None) or 1.0)
 
     def predictions(

@@ -172,15 +172,16 @@ def _is_unlabelled(dataset: Dataset, task: TaskConfig, adapter: type[TaskAdapter
     return plain and all(label in (-1, None) for label in dataset[column])
 
 
-def _digest(example: Example, adapter: type[TaskAdapter]) -> bytes:
-    return hashlib.blake2b(adapter.text_of(example).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _hold_out(
     examples: list[Example], task: TaskConfig, adapter: type[TaskAdapter]
 ) -> tuple[list[Example], list[Example]]:
-    """Split by the hash of the text, the lowest hashes to validation; equal texts go together."""
-    digests = sorted({_digest(example, adapter) for example in examples})
+    """Split by the hash of what belongs together, the lowest hashes to validation."""
+    of = [_digest(adapter.group_of(example)) for example in examples]
+    digests = sorted(set(of))
     if len(digests) < 2:
         raise UserError(
             f"task '{task.name}': {len(digests)} distinct example, so none can be held out for validation; "
@@ -188,8 +189,8 @@ def _hold_out(
         )
     held_out = set(digests[: min(max(round(task.validation_fraction * len(digests)), 1), len(digests) - 1)])
     return (
-        [example for example in examples if _digest(example, adapter) not in held_out],
-        [example for example in examples if _digest(example, adapter) in held_out],
+        [example for example, digest in zip(examples, of, strict=True) if digest not in held_out],
+        [example for example, digest in zip(examples, of, strict=True) if digest in held_out],
     )
 
 
@@ -203,7 +204,7 @@ def first_examples(examples: list[Example], limit: int | None, adapter: type[Tas
         return examples
     by_class: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
     for number, example in enumerate(examples):
-        by_class[adapter.stratum(example)].append((_digest(example, adapter), number))
+        by_class[adapter.stratum(example)].append((_digest(adapter.text_of(example)), number))
     order = []
     for members in by_class.values():
         for rank, (digest, number) in enumerate(sorted(members)):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from mlm_pretrain.errors import UserError, nearest
@@ -69,16 +70,16 @@ def load_model(
 ) -> PreTrainedModel:
     """A checkpoint's weights under the head of `auto_class`, in float32; what the checkpoint lacks is drawn anew.
 
-    So is a head for other labels than those of `config`, also where it has as many. A folder with low-rank adapters
-    gives its encoder with them merged.
+    So is a head for other labels than those of `config`, also where it has as many. A folder or repository of low-rank
+    adapters gives its encoder with them merged.
 
     Raises:
         UserError: no weights in safetensors, a damaged file, or none of the weights belongs to this architecture.
     """
-    if (Path(path) / "adapter_config.json").is_file():
+    if find_adapter_config_file(str(path), revision=revision) is not None:
         from mlm_pretrain.tasks.lora import merged
 
-        return merged(auto_class, Path(path), config)
+        return merged(auto_class, str(path), config, revision)
     try:
         with quiet():
             model, report = auto_class.from_pretrained(

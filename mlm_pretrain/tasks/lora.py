@@ -78,21 +78,21 @@ class LowRank(Adaptation):
         config.save_pretrained(folder)
 
 
-def merged(auto_class: Any, folder: Path, config: PretrainedConfig) -> PreTrainedModel:
-    """A folder of adapters as a plain model: its encoder, which has to be where `adapter_config.json` names it, with
-    the adapters merged.
+def merged(auto_class: Any, path: str, config: PretrainedConfig, revision: str | None = None) -> PreTrainedModel:
+    """A folder or Hub repository of adapters as a plain model: its encoder, which has to be where
+    `adapter_config.json` names it, with the adapters merged.
 
     Raises:
         UserError: PEFT is missing, the encoder isn't there, or the adapters are damaged or another encoder's.
     """
     peft = _peft()
     try:
-        named = peft.PeftConfig.from_pretrained(folder)
+        named = peft.PeftConfig.from_pretrained(path, revision=revision)
         base = load_model(auto_class, named.base_model_name_or_path, config, named.revision)
         with _old_name_is_known():
-            return peft.PeftModel.from_pretrained(base, folder).merge_and_unload()
+            return peft.PeftModel.from_pretrained(base, path, revision=revision).merge_and_unload()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: its adapters can't be loaded: {first_line(error)}") from None
+        raise UserError(f"{path}: its adapters can't be loaded: {first_line(error)}") from None
 
 
 def _peft() -> Any:

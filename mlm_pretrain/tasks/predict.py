@@ -75,6 +75,8 @@ def predict(
         question_column=question_column,
         context_column=context_column,
     )
+    if model.adapter.takes_pairs and text_pair_column is None:
+        warn("this model was trained on pairs of texts; name the column of the second: --text-pair-column")
     identity = fingerprint(__version__, _identity_of(input), model.fingerprint(), task, batch_size, CHUNK)
     with open_output(output, identity) as out:
         _fill(out, model, task, input, batch_size)

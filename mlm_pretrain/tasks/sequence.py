@@ -16,6 +16,8 @@ from mlm_pretrain.training.loss import Batch
 
 TEMPERATURE = "calibration_temperature"
 """The key in the config of a finished model; transformers ignores it."""
+PAIRS = "trained_on_pairs"
+"""Another: whether the model was trained on pairs of texts."""
 
 
 class SequenceTask(TaskAdapter):
@@ -93,6 +95,10 @@ class SequenceTask(TaskAdapter):
     def mark(self, model: torch.nn.Module) -> None:
         # The encoder may be another task's model, whose temperature is not this one's.
         vars(model.config).pop(TEMPERATURE, None)
+        setattr(model.config, PAIRS, self.task is not None and self.task.text_pair_column is not None)
+
+    def take(self, config: PretrainedConfig) -> None:
+        self.takes_pairs = bool(getattr(config, PAIRS, False))
 
     def _tokenize(self, examples: Sequence[Example], **settings: Any) -> Any:
         texts = [example["text"] for example in examples]

@@ -26,7 +26,7 @@ from mlm_pretrain.training.loss import count_labels
 from tests.tasks.conftest import make_tokenizer, separable_texts, tiny_masked_lm
 
 PAIRS = [("the river", "Berlin"), ("don't stop", "the naïve café at the corner " * 5), ("people " * 40, "by train")]
-RECIPE = {"num_train_epochs": 10, "learning_rate": 5e-3, "bf16": False, "per_device_train_batch_size": 8, "seeds": [0]}
+RECIPE = {"num_train_epochs": 15, "learning_rate": 5e-3, "bf16": False, "per_device_train_batch_size": 8, "seeds": [0]}
 
 
 def config(task: str = "classification", **keys: Any) -> TaskConfig:

@@ -20,6 +20,7 @@ from mlm_pretrain.tasks.classification import Classification
 from mlm_pretrain.tasks.data import Splits, complete, read_splits
 from mlm_pretrain.tasks.ner import TokenClassification
 from mlm_pretrain.tasks.readers import read_examples
+from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.tasks.schemes import valid_iob2
 
 TASK = TaskConfig(task="classification", name="toy")
@@ -193,3 +194,20 @@ def test_hub_datasets_give_tag_names(tmp_path: Path) -> None:
 def test_a_dataset_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="task 'toy': can't load the dataset"):
         read_splits(TaskConfig(task="classification", name="toy", path=str(tmp_path / "nothing")), Classification)
+
+
+def test_questions_about_one_context_stay_on_one_side(tmp_path: Path) -> None:
+    contexts = ["It is " + " or ".join(f"no. {number}" for number in range(group, 60, 6)) for group in range(6)]
+    rows = []
+    for number in range(60):
+        context = contexts[number % 6]
+        answer = {"text": [f"no. {number}"], "answer_start": [context.index(f"no. {number}")]}
+        rows.append({"question": f"Which is {number}?", "context": context, "answers": answer})
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = TaskConfig(
+        task="question_answering", name="toy", train=str(tmp_path / "train.jsonl"), validation_fraction=0.4
+    )
+    adapter = TASKS["question_answering"]
+    data = complete(read_splits(task, adapter, 0.0), task, adapter)
+    assert len(data.train) + len(data.validation) == 60
+    assert not {row["context"] for row in data.train} & {row["context"] for row in data.validation}

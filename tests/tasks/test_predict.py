@@ -114,6 +114,26 @@ def test_pairs_questions_and_ids_go_along(models: dict[str, Path], tmp_path: Pat
     assert row["answer"] and row["context"][row["start"] : row["end"]] == row["answer"]
 
 
+def test_a_model_of_pairs_says_so_where_the_second_text_is_missing(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": "the river", "claim": claim, "label": claim} for claim in ("Berlin", "Mombasa") * 8]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = TaskConfig(
+        task="classification", name="pairs", train=str(tmp_path / "pairs.jsonl"), text_pair_column="claim", **RECIPE
+    )
+    finetune(task.model_copy(update={"max_steps": 1}), models["encoder"], tmp_path / "model")
+    out = tmp_path / "out.jsonl"
+    for model, columns, warned in (
+        (tmp_path / "model", {}, True),
+        (tmp_path / "model", {"text_pair_column": "claim"}, False),
+        (models["classification"], {}, False),
+    ):
+        capsys.readouterr()
+        predict(model, tmp_path / "pairs.jsonl", out, **columns)
+        assert ("--text-pair-column" in capsys.readouterr().err) == warned
+
+
 def test_rows_of_all_formats_say_the_same(models: dict[str, Path], tmp_path: Path) -> None:
     texts = [row["text"] for row in separable_texts(12, seed=1)]
     for name, delimiter in (("in.csv", ","), ("in.tsv", "\t")):
