@@ -23,7 +23,7 @@ def probe(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
     The reference model is pretrained for --minutes; the sets are the classification sets of `finetune`. ours is the
     mean accuracy on test over three seeds, peer that of `LogisticRegression` on the mean of the token vectors, both
     from the same encoder; ratio_speed is the peer's seconds, encoding included, over ours for one seed.
-    Needs sentence-transformers.
+    Needs sentence-transformers, from version 6 on.
     """
     model = encoder(folder, minutes)
     figures: dict[str, float] = {}
@@ -49,13 +49,13 @@ def _ours(task: TaskConfig, model: Path, out: Path) -> dict[str, float]:
 
 def _peer(task: TaskConfig, model: Path) -> dict[str, float]:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from sklearn.linear_model import LogisticRegression
 
     started = time.perf_counter()
     data, _ = data_of(task)
     transformer = Transformer(str(model))
-    pooling = Pooling(transformer.get_word_embedding_dimension(), "mean")
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     sentences = SentenceTransformer(modules=[transformer, pooling])
     vectors = {
         name: sentences.encode([example["text"] for example in examples], batch_size=32)
