@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.tasks.adaptation import Adaptation
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
+from mlm_pretrain.tasks.attention import TrainingAttention
 from mlm_pretrain.tasks.layers import decay_rates
 from mlm_pretrain.training import checkpoint as checkpoints
 from mlm_pretrain.training.loss import backward_global_batch, optimizer_step
@@ -85,6 +87,9 @@ class Fit:
         saved = self._restore(optimizer)
         if settings.gradient_checkpointing and settings.encoder != "frozen":
             adaptation.model.activation_checkpointing_enable()
+        self._attention = (
+            None if settings.encoder == "frozen" else TrainingAttention(self.model, adapter, self._features)
+        )
         self._prepared, self._optimizer = accelerator.prepare(self.model, optimizer)
         if saved:
             checkpoints.restore_random(saved, rank=0)
@@ -126,9 +131,10 @@ class Fit:
         spent = (progress.step + 0.5) / self.steps
         set_learning_rate(self._optimizer, learning_rate_at(settings, spent, progress.step, self.steps))
         batch = self.adapter.collate(features)
-        loss = backward_global_batch(
-            self.accelerator, self._prepared, [batch], lambda micro: self.adapter.loss(self._prepared, micro)
-        )
+        with self._attention.of_step(batch) if self._attention else contextlib.nullcontext():
+            loss = backward_global_batch(
+                self.accelerator, self._prepared, [batch], lambda micro: self.adapter.loss(self._prepared, micro)
+            )
         optimizer_step(self.accelerator, self._prepared, self._optimizer, settings.max_grad_norm)
         progress.step += 1
         progress.examples += len(features)
