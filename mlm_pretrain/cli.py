@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ examples:
   mlm-pretrain predict runs/my-run/tasks/ner texts.txt      one text a line in, one JSON object a line out
   mlm-pretrain evaluate runs/my-run/tasks/ner --data x.conll    scores, mistakes and plots
   mlm-pretrain embed runs/my-run/model texts.txt --output vectors.npy
+  mlm-pretrain demo runs/my-run                             a page to play with its models
+  mlm-pretrain report runs/a runs/b --out a-and-b.html      curves, results and mistakes on a page
   mlm-pretrain push runs/my-run --dry-run                   what would be sent to the Hub
 """
 
@@ -52,9 +54,12 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """pretrain a masked language model, or go on from its newest checkpoint"""
-    from mlm_pretrain import stages
+    from mlm_pretrain import stages, summary, telemetry
 
-    print(stages.pretrain(_config(arguments), force=arguments.force))
+    config = _config(arguments)
+    model = stages.pretrain(config, force=arguments.force)
+    telemetry.say(summary.pretraining(stages.RunDirectory.of(config).read_results()))
+    print(model)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -124,11 +129,27 @@ def embed(arguments: argparse.Namespace) -> None:
     )
 
 
+def report(arguments: argparse.Namespace) -> None:
+    """a page on a run, or on several beside each other: curves, results, mistakes"""
+    from mlm_pretrain.publish.report import write_report
+
+    print(write_report(arguments.runs, arguments.out and Path(arguments.out)))
+
+
 def push(arguments: argparse.Namespace) -> None:
     """send the encoder and the task models to the Hub"""
     from mlm_pretrain import stages
+    from mlm_pretrain.demo.space import space
 
-    for pushed in stages.push(_config(arguments), repo_id=arguments.repo_id, dry_run=arguments.dry_run):
+    sent = stages.push(
+        _config(arguments),
+        repo_id=arguments.repo_id,
+        dry_run=arguments.dry_run,
+        checkpoints=arguments.checkpoints,
+        tag=arguments.tag,
+        further=[space] if arguments.space else (),
+    )
+    for pushed in sent:
         print(pushed)
 
 
@@ -138,6 +159,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     config = _config(arguments)
     print(f"\n{summary.summary(stages.run_all(config))}\n\n{_next_steps(arguments.config, config)}")
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """a page in the browser to play with a run's models, or with any others"""
+    from mlm_pretrain.demo import serve
+
+    serve(arguments.models, arguments.host, arguments.port)
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -178,6 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mlm_pretrain.training import ending, interrupts, processes
 
     telemetry.quiet_libraries()
+    if arguments.log_format:
+        os.environ[telemetry.LOG_FORMAT] = arguments.log_format
     try:
         arguments.verb(arguments)
     except interrupts.Interrupted as stop:
@@ -192,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if processes.is_first_to_speak():
             # Another process than rank zero may speak into the middle of rank zero's progress bar.
-            print("" if telemetry.is_rank_zero() else "\n", f"error: {message}", sep="", file=sys.stderr)
+            telemetry.complain(message, fresh_line=not telemetry.is_rank_zero())
         status = 2
     else:
         return 0
@@ -226,7 +256,9 @@ def _parser() -> argparse.ArgumentParser:
     _add(verbs, finetune, options.config, options.force, options.finetune)
     _add(verbs, predict, options.predict)
     _add(verbs, embed, options.embed)
+    _add(verbs, report, options.report)
     _add(verbs, push, options.config, options.push)
+    _add(verbs, demo, options.demo)
     _add(verbs, plan, options.config, options.plan)
     show = verbs.add_parser("config", help="show the resolved config").add_subparsers(metavar="show", required=True)
     _add(show, config_show, options.config, name="show")
@@ -242,7 +274,7 @@ def _add(
     sub = verbs.add_parser(name or verb.__name__, help=verb.__doc__, description=verb.__doc__)
     for add_options in groups:
         add_options(sub)
-    sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options.console(sub)
     sub.set_defaults(verb=verb)
 
 
@@ -258,6 +290,7 @@ def _next_steps(place: str, config: Config) -> str:
         f"  {note:<14}mlm-pretrain {command}"
         for note, command in (
             *[("label texts:", f"predict {root / 'tasks' / task.name} texts.txt") for task in config.tasks[:1]],
+            ("play:", f"demo {root}"),
             ("train longer:", f"run {place} run.name={config.run.name}-longer training.budget.minutes=30"),
             ("publish:", f"push {root} --repo-id you/{config.run.name} --dry-run"),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import Config, fingerprint
+from mlm_pretrain.publish.provenance import source_commit
 from mlm_pretrain.run import file_digest
 
 VERSIONED = ("mlm-pretrain", "torch", "transformers", "datasets", "tokenizers", "accelerate")
@@ -43,4 +44,6 @@ def folder_digests(path: str | None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}}
+    commit = source_commit()
+    known = {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}}
+    return known | ({"mlm-pretrain commit": commit} if commit else {})

@@ -10,6 +10,16 @@ def config(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="dotted keys, as in training.max_grad_norm=0.5")
 
 
+def console(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    sub.add_argument(
+        "--log-format",
+        choices=("auto", "plain", "json"),
+        help="of what goes to stderr: bars on a terminal and lines elsewhere (auto), lines, or JSON lines; "
+        "default: $MLM_PRETRAIN_LOG_FORMAT, or auto",
+    )
+
+
 def force(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--force", action="store_true", help="run the stage even where its output stands")
 
@@ -56,9 +66,25 @@ def embed(sub: argparse.ArgumentParser) -> None:
     sub.epilog = "example: mlm-pretrain embed runs/my-run/model texts.txt --output vectors.npy"
 
 
+def report(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's directory; several are shown over each other")
+    sub.add_argument("--out", metavar="FILE", help="the page (default: report.html in the first run's directory)")
+    sub.epilog = "example: mlm-pretrain report runs/adamw runs/muon --out optimizers.html"
+
+
 def push(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dry-run", action="store_true", help="list the files and their sizes, send nothing")
     sub.add_argument("--repo-id", metavar="ID", help="the encoder's repository, over publish.hub_model_id")
+    sub.add_argument("--checkpoints", action="store_true", help="also each checkpoint, to a revision step-<8 digits>")
+    sub.add_argument("--tag", metavar="NAME", help="tag what is sent as a release, as v1.0")
+    sub.add_argument("--space", action="store_true", help="also a Space, REPOSITORY-demo, with the page of `demo`")
+
+
+def demo(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("models", metavar="RUN|MODEL", nargs="+", help="a run, a model's folder or a Hub repository")
+    sub.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="to listen on (default: only this machine)")
+    sub.add_argument("--port", metavar="N", type=_count, default=7860, help="(default: 7860)")
+    sub.epilog = "example: mlm-pretrain demo runs/my-run, then open http://localhost:7860"
 
 
 def plan(sub: argparse.ArgumentParser) -> None:

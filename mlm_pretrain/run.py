@@ -21,6 +21,7 @@ from typing import IO, Any
 import yaml
 
 from mlm_pretrain.config import Config
+from mlm_pretrain.config.secrets import access_tokens
 from mlm_pretrain.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -78,12 +79,15 @@ class RunDirectory:
         self.prepared = self.root / "prepared"
         """Packed rows, written ahead of training."""
         self.checkpoints = self.root / "checkpoints"
+        self.outbox = self.root / "outbox"
+        """Checkpoints that are still to be sent to the Hub."""
         self.model = self.root / "model"
         self.tasks = self.root / "tasks"
         self.metrics = self.root / "metrics.jsonl"
         self.results = self.root / "results.json"
         self.trackers = self.root / "trackers"
         self.card = self.root / "README.md"
+        self.report = self.root / "report.html"
         self.end = self.root / "end.json"
         """Why the last stage ended, or that it is running."""
         self._stages = self.root / "stages.json"
@@ -109,7 +113,13 @@ class RunDirectory:
 
         Args:
             sections: where the run has a config already, only these change; by default all.
+
+        Raises:
+            UserError: it holds an access token.
         """
+        for key in access_tokens(config.model_dump(mode="json")):
+            what = f"{key}: holds what looks like a Hub access token (hf_…), which is not written into {self.config}"
+            raise UserError(f"{what}: remove it, and log in with `hf auth login` or set HF_TOKEN")
         if sections is not None and self.config.exists():
             standing = yaml.safe_load(self.config.read_text(encoding="utf-8"))
             mine = config.model_dump(mode="json", include=set(sections))

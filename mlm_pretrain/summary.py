@@ -11,7 +11,7 @@ from mlm_pretrain.run import RunDirectory, read_json
 def summary(run: RunDirectory) -> str:
     """What a run has come to, in a table, and where everything lies; every figure is read from `results.json`."""
     results = read_json(run.results)
-    parts = []
+    parts = [line] if (line := pretraining(results)) else []
     if heldout := results.get("heldout"):
         parts.append(
             f"held-out masked language modelling: loss {heldout['loss']:.3f}, perplexity {heldout['perplexity']:.1f}, "
@@ -44,8 +44,25 @@ def summary(run: RunDirectory) -> str:
         lines.append(f"task:    {run.task(name)}")
         if run.task_errors(name).exists():
             lines.append(f"         {run.task_errors(name)} (its mistakes)")
+    if run.report.exists():
+        lines.append(f"report:  {run.report}")
     parts.append("\n".join([*lines, f"card:    {run.card}", f"figures: {run.results}"]))
     return "\n\n".join(parts)
+
+
+def pretraining(results: dict[str, Any]) -> str:
+    """What the pretraining has come to, in a line; empty where there was none."""
+    done = results.get("pretraining")
+    if not done:
+        return ""
+    mfu = f", {done['mfu']:.0%} of the device's arithmetic" if "mfu" in done else ""
+    energy = done.get("energy") or {}
+    spent = f", {energy['kwh']:.3g} kWh" if energy.get("kwh") is not None else ""
+    left_out = f", {done['skipped_steps']:,} of them left out" if done.get("skipped_steps") else ""
+    return (
+        f"pretraining: {done['steps']:,} steps{left_out}, {done['tokens']:,} tokens in {done['seconds']:,.0f} s "
+        f"({done['tokens_per_second']:,.0f} tokens/s{mfu}{spent}), {done['parameters'] / 1e6:,.1f} M parameters"
+    )
 
 
 def _curve(name: str, task: dict[str, Any]) -> str:

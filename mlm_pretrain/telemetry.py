@@ -1,6 +1,7 @@
-"""What a run says: progress bars, lines, tables, and `metrics.jsonl`. Only rank zero speaks.
+"""What a run says: progress, lines, tables, and `metrics.jsonl`. Only rank zero speaks.
 
-Progress and lines go to stderr; results that a user may pipe on go to stdout.
+Progress and lines go to stderr; results that a user may pipe on go to stdout. How stderr looks is `log_format`: bars
+on a terminal, whole lines in a file or a pipe, a JSON object a line where that is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +21,24 @@ from tqdm.auto import tqdm
 
 BAR = "{desc:<22} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 BAR_WITHOUT_RATE = "{desc:<22} {percentage:3.0f}%|{bar:24}| [{elapsed}<{remaining}{postfix}]"
+# The same without what only a terminal shows well.
+LINE = "{desc}: {percentage:.0f}%, {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+LINE_WITHOUT_RATE = "{desc}: {percentage:.0f}% [{elapsed}<{remaining}{postfix}]"
+SECONDS_PER_LINE = 10.0
+LOG_FORMATS = ("auto", "plain", "json")
+LOG_FORMAT = "MLM_PRETRAIN_LOG_FORMAT"
+"""The environment variable: processes that a launcher starts inherit it."""
+
+
+def log_format() -> str:
+    """How stderr looks: "bars", "plain" (whole lines, none overwritten) or "json" (an object a line).
+
+    As `MLM_PRETRAIN_LOG_FORMAT` says; by default bars on a terminal, plain lines elsewhere.
+    """
+    asked = os.environ.get(LOG_FORMAT, "auto")
+    if asked in ("plain", "json"):
+        return asked
+    return "bars" if sys.stderr.isatty() else "plain"
 
 
 def is_rank_zero() -> bool:
@@ -41,6 +60,12 @@ class _Console:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def __eq__(self, other: object) -> bool:
+        # tqdm clears the bars of a stream before it writes a line there.
+        return self._stream is getattr(other, "_stream", other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
             self._stream.write(text)
@@ -52,13 +77,96 @@ class _Console:
 
 def say(line: str = "") -> None:
     """One line for the user, above any progress bar."""
-    if is_rank_zero():
-        tqdm.write(line, file=_Console(sys.stderr))
+    _speak("message", line)
 
 
 def warn(line: str) -> None:
     """One line about something that the user should know, while the run goes on."""
-    say(f"warning: {line}")
+    _speak("warning", line, prefix="warning: ")
+
+
+def _speak(event: str, line: str, prefix: str = "") -> None:
+    if not is_rank_zero():
+        return
+    kind, console = log_format(), _Console(sys.stderr)
+    if kind == "bars":
+        tqdm.write(f"{prefix}{line}", file=console)
+    elif kind == "plain":
+        console.write(f"{prefix}{line}\n")
+        console.flush()
+    elif line.strip():
+        emit(event, message=line.strip())
+
+
+def complain(line: str, fresh_line: bool = False) -> None:
+    """The error that a command ends with; any process may have to tell it.
+
+    Args:
+        fresh_line: it may have to be told in the middle of another process's progress bar.
+    """
+    if log_format() == "json":
+        emit("error", message=line)
+    else:
+        print("\n" if fresh_line else "", f"error: {line}", sep="", file=sys.stderr)
+
+
+def emit(event: str, **values: Any) -> None:
+    """A JSON object on a line of stderr: `event`, the clock (`time`, seconds since 1970) and the values."""
+    record = {"event": event, "time": round(time.time(), 3), **values}
+    console = _Console(sys.stderr)
+    # In one piece, so that lines of several processes stay whole.
+    console.write(json.dumps(record, ensure_ascii=False) + "\n")
+    console.flush()
+
+
+class _Lines(tqdm):
+    """Progress as whole lines, for files, pipes and CI: none at the start, one every so often, one at the end.
+
+    Progress inside another's has a last line only where it has had one before.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._is_shown = False
+        # Nothing is shown before the delay, which passes at once.
+        super().__init__(*args, **(kwargs | {"delay": 1e-9, "leave": False}))
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        def write(line: str) -> None:
+            if line:
+                file.write(line + "\n")
+                file.flush()
+
+        return write
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if msg is None:
+            self._is_shown = True
+            self.sp(self._line())
+
+    def _line(self) -> str:
+        return str(self)
+
+    def clear(self, nolock: bool = False) -> None:
+        """What is written stays."""
+
+    def close(self) -> None:
+        if not self.disable:
+            if self._is_shown or not self.pos:
+                self.display()
+            self.sp = lambda line: None
+        super().close()
+
+
+class _JsonLines(_Lines):
+    """Progress as JSON: `stage`, `done` of `total` in `unit`s, `seconds`, and what the caller shows beside (`note`)."""
+
+    def _line(self) -> str:
+        values = self.format_dict
+        done, seconds = round(values["n"], 4), round(values["elapsed"], 3)
+        line = {"stage": self.desc, "done": done, "total": values["total"], "unit": values["unit"], "seconds": seconds}
+        note = {"note": values["postfix"]} if values["postfix"] else {}
+        return json.dumps({"event": "progress", "time": round(time.time(), 3), **line, **note}, ensure_ascii=False)
 
 
 def progress(
@@ -69,31 +177,39 @@ def progress(
     scale: bool = True,
     rate: bool = True,
 ) -> tqdm[Any]:
-    """A progress bar with stage, speed and time left; plain lines every ten seconds where there is no terminal.
+    """Progress with stage, speed and time left: a bar on a terminal, elsewhere a line every ten seconds and at the end.
 
     Args:
         total: what `n` will be at the end; None where it isn't known.
         scale: whether numbers are shown as 1.2k, 3.4M.
         rate: whether to show units per second; without it, the caller shows a speed in the postfix.
     """
-    terminal = sys.stderr.isatty()
+    kind = log_format()
+    common: dict[str, Any] = {
+        "total": total,
+        "unit": unit,
+        "unit_scale": scale,
+        "initial": initial,
+        "disable": not is_rank_zero(),
+        "file": _Console(sys.stderr),
+    }
+    if kind != "bars":
+        line = None if total is None else LINE if rate else LINE_WITHOUT_RATE
+        lines = _JsonLines if kind == "json" else _Lines
+        pause = {"mininterval": SECONDS_PER_LINE, "maxinterval": 3 * SECONDS_PER_LINE}
+        return lines(desc=description, bar_format=line, **common, **pause)
     # A pseudo-terminal may say that it is 0 columns wide.
-    sized = terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
     return tqdm(
-        total=total,
         desc=description,
-        unit=unit,
-        unit_scale=scale,
-        initial=initial,
         bar_format=None if total is None else BAR if rate else BAR_WITHOUT_RATE,
-        ncols=130 if terminal and not sized else None,
-        nrows=20 if terminal and not sized else None,
+        ncols=None if sized else 130,
+        nrows=None if sized else 20,
         dynamic_ncols=sized,
-        mininterval=0.2 if terminal else 10.0,
-        maxinterval=1.0 if terminal else 30.0,
-        leave=True,
-        disable=not is_rank_zero(),
-        file=_Console(sys.stderr),
+        mininterval=0.2,
+        maxinterval=1.0,
+        leave=None,  # bars inside another leave nothing behind
+        **common,
     )
 
 
@@ -129,7 +245,7 @@ class MetricsLog:
         """Forget what was logged after `step` (the run goes on from there), and a last line that was cut."""
         if not is_rank_zero() or not self.path.exists():
             return
-        kept = [line for line in self._lines() if json.loads(line).get("step", 0) <= step]
+        kept = [line for line, record in self._lines() if record.get("step", 0) <= step]
         beside = self.path.with_suffix(".tmp")
         beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         beside.replace(self.path)
@@ -140,20 +256,21 @@ class MetricsLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+        if log_format() == "json":
+            emit("metrics", **record)
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole record."""
-        return [json.loads(line) for line in self._lines()] if self.path.exists() else []
+        return [record for _, record in self._lines()] if self.path.exists() else []
 
-    def _lines(self) -> list[str]:
-        """The lines that hold a whole record; a process that was killed may have left half a line."""
+    def _lines(self) -> list[tuple[str, dict[str, Any]]]:
+        """The lines that hold a whole record, with it; a process that was killed may have left half a line."""
         whole = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            whole.append(line)
+            with contextlib.suppress(json.JSONDecodeError):
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    whole.append((line, record))
         return whole
 
 

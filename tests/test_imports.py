@@ -16,7 +16,7 @@ FLOORS = [
     ["errors", "registry", "config", "config_file", "run", "telemetry"],
     ["text", "objectives", "models"],
     ["stream", "training", "tasks"],
-    ["plan", "evaluation", "publish"],
+    ["plan", "evaluation", "publish", "demo"],
     ["inputs", "stages", "summary", "options", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]

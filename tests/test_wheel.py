@@ -21,6 +21,7 @@ assert pathlib.Path(mlm_pretrain.__file__).is_relative_to(sys.argv[1]), mlm_pret
 assert {"nano", "mini", "small", "base", "large", "bert-base", "roberta-base"} <= set(preset_names())
 assert read_preset(load_config("quickstart").model.preset)["model_type"] == "modernbert"
 cards = files("mlm_pretrain") / "model_cards"
+assert "<!DOCTYPE html>" in (cards / "report.html.jinja").read_text(encoding="utf-8")
 assert all("##" in (cards / name).read_text(encoding="utf-8") for name in ("encoder.md.jinja", "task.md.jinja"))
 assert (files("mlm_pretrain") / "py.typed").is_file()
 """

@@ -72,10 +72,20 @@ class EvaluationConfig(Section):
 class PublishConfig(Section):
     hub_model_id: str | None = None
     hub_private_repo: bool = True
+    push_every: int | None = Field(None, gt=0)
+    """Steps between the checkpoints that are sent while the run goes on, each to a revision of its own."""
     license: str | None = None
     language: str | list[str] | None = None
     tags: list[str] = []
     description: str | None = None
+    citation: dict[str, str | int] = {}
+    """Fields of the BibTeX entry on the cards: author, title, year, url, …; over what is known without them."""
+
+    @model_validator(mode="after")
+    def _named(self) -> PublishConfig:
+        if self.push_every is not None and self.hub_model_id is None:
+            raise ValueError("push_every needs hub_model_id, the repository that checkpoints are sent to")
+        return self
 
 
 class Config(Section):

@@ -6,6 +6,7 @@ Model Reporting"). The words stand in `model_cards/*.jinja`; the numbers are tho
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from importlib import resources
@@ -15,22 +16,13 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mlm_pretrain.config import PublishConfig, SourceConfig, TaskConfig
+from mlm_pretrain.config import FilterConfig, PublishConfig, SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.publish.facts import CardFacts, TaskFacts, read_facts
-from mlm_pretrain.publish.tables import (
-    cell,
-    code,
-    drop_rows,
-    number,
-    percent,
-    recipe_rows,
-    score_rows,
-    source_rows,
-    task_recipe_rows,
-    task_rows,
-)
+from mlm_pretrain.publish import citation, pictures, tables, task_tables
+from mlm_pretrain.publish.facts import CardFacts, read_facts
+from mlm_pretrain.publish.task_facts import TaskFacts
 from mlm_pretrain.run import RunDirectory, write_text
+from mlm_pretrain.telemetry import MetricsLog
 
 PIPELINE_TAGS = {
     "ForMaskedLM": "fill-mask",
@@ -45,7 +37,8 @@ _FILE_READERS = {"arrow", "csv", "json", "pandas", "parquet", "text", "webdatase
 def write_cards(run: RunDirectory, publish: PublishConfig | None = None) -> list[Path]:
     """Write the cards of a run: its own, that of its model, and one for each fine-tuned task that stands.
 
-    They are made anew from the records each time; words of your own belong into `publish.description`.
+    They are made anew from the records each time; words of your own belong into `publish.description`. The learning
+    curves lie beside the cards that show them, as PNG files (`pictures.py`).
 
     Returns:
         The files written.
@@ -54,26 +47,36 @@ def write_cards(run: RunDirectory, publish: PublishConfig | None = None) -> list
         UserError: `config.yaml` is missing, a record is damaged, or the disk refuses.
     """
     facts = read_facts(run, publish)
-    cards = {run.card: render_encoder_card(facts, model_id=f"./{run.model.name}")}
-    if run.model.is_dir():
-        cards[run.model / "README.md"] = render_encoder_card(facts)
-    for task in facts.tasks:
-        cards[run.task(task.name) / "README.md"] = render_task_card(facts, task.name)
-    for path, card in cards.items():
-        try:
-            write_text(path, str(card))
-        except OSError as error:
-            raise UserError(f"{path}: the card can't be written ({error.strerror})") from error
-    return list(cards)
+    records = MetricsLog(run.metrics).read()
+    written = []
+    place = run.card
+    try:
+        for place, model_id in ((run.card, f"./{run.model.name}"), (run.model / "README.md", None)):
+            if place == run.card or run.model.is_dir():
+                picture = pictures.loss_picture(records, place.with_name(pictures.LOSS))
+                write_text(place, str(render_encoder_card(facts, model_id, pictures.LOSS if picture else None)))
+                written.append(place)
+        for task in facts.tasks:
+            place = run.task(task.name) / "README.md"
+            drawn = (
+                pictures.training_picture(task.result, place.with_name(pictures.TRAINING)),
+                pictures.learning_curve_picture(task.result, place.with_name(pictures.LEARNING_CURVE)),
+            )
+            write_text(place, str(render_task_card(facts, task.name, pictured=drawn)))
+            written.append(place)
+    except OSError as error:
+        raise UserError(f"{place}: the card can't be written ({error.strerror})") from error
+    return written
 
 
-def render_encoder_card(facts: CardFacts, model_id: str | None = None) -> ModelCard:
+def render_encoder_card(facts: CardFacts, model_id: str | None = None, picture: str | None = None) -> ModelCard:
     """The card of the pretrained encoder.
 
     Args:
         facts: what the records say; sections without a record say so.
         model_id: what the code on the card loads, by default the Hub repository, or the card's own folder (`.`)
             where none is configured.
+        picture: the file of the loss curve beside the card, if there is one.
     """
     publish = facts.publish
     config = facts.config
@@ -99,16 +102,30 @@ def render_encoder_card(facts: CardFacts, model_id: str | None = None) -> ModelC
         model_id=model_id or publish.hub_model_id or ".",
         title=title,
         example=example,
-        sources=source_rows(facts),
-        drops=drop_rows(facts),
-        recipe=recipe_rows(facts),
-        heldout=score_rows(facts),
-        tasks=task_rows(facts),
+        no_filters=FilterConfig(),
+        picture=picture,
+        sources=tables.source_rows(facts),
+        drops=tables.drop_rows(facts),
+        tokenizer=tables.tokenizer_rows(facts.tokenizer) if facts.tokenizer else [],
+        recipe=tables.recipe_rows(facts),
+        speed=tables.speed_rows(facts),
+        heldout=tables.score_rows(facts),
+        tasks=task_tables.task_rows(facts),
+        impact=tables.impact_rows(facts),
+        architecture=tables.architecture_rows(facts),
+        hardware=tables.hardware_rows(facts),
+        bibtex=citation.bibtex(facts, title, publish.hub_model_id),
+        method=citation.method(facts),
     )
 
 
-def render_task_card(facts: CardFacts, task: str, model_id: str | None = None) -> ModelCard:
+def render_task_card(
+    facts: CardFacts, task: str, model_id: str | None = None, pictured: tuple[bool, bool] = (False, False)
+) -> ModelCard:
     """The card of one fine-tuned task model; arguments as for `render_encoder_card`.
+
+    Args:
+        pictured: whether the pictures of its training and of its learning curve lie beside the card.
 
     Raises:
         UserError: the run holds no fine-tuned model of this task.
@@ -141,8 +158,14 @@ def render_task_card(facts: CardFacts, task: str, model_id: str | None = None) -
         task=model,
         kind=kind,
         encoder=(_hub_id(origin.path) or Path(origin.path).name) if origin else publish.hub_model_id,
-        recipe=task_recipe_rows(model),
-        results=task_rows(facts, only=task),
+        repository=repository,
+        recipe=task_tables.task_recipe_rows(model),
+        results=task_tables.task_rows(facts, only=task),
+        training_picture=pictures.TRAINING if pictured[0] else None,
+        curve_picture=pictures.LEARNING_CURVE if pictured[1] else None,
+        **task_tables.result_rows(model.result),
+        bibtex=citation.bibtex(facts, title, repository),
+        method=citation.method_of_task(model),
     )
 
 
@@ -157,15 +180,28 @@ def pipeline_tag(architecture: str) -> str | None:
 
 
 def _rendered(template: str, data: ModelCardData, **values: Any) -> ModelCard:
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"number": number, "cell": cell, "code": code, "percent": percent, "python": _literal}
-    text = (resources.files("mlm_pretrain") / "model_cards" / template).read_text(encoding="utf-8")
-    body = environment.from_string(text).render(**values)
+    body = _environment().get_template(template).render(**values)
     # Sections that are left out leave blank lines; blank lines inside code blocks are single already.
     body = re.sub(r"\n{3,}", "\n\n", body).strip("\n")
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = {"number": tables.number, "cell": tables.cell, "code": tables.code, "percent": tables.percent}
+    environment.filters |= {**filters, "python": _literal}
+    return environment
+
+
+def _template(name: str) -> str:
+    return (resources.files("mlm_pretrain") / "model_cards" / name).read_text(encoding="utf-8")
 
 
 def _name(repository: str | None, otherwise: str) -> str:

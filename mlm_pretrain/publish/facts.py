@@ -7,42 +7,21 @@ neither a card nor a published file tells where on whose machine a model was mad
 
 from __future__ import annotations
 
-import math
-import re
+import time
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from mlm_pretrain.config import Config, PublishConfig, TaskConfig
+from mlm_pretrain.config import Config, PublishConfig
+from mlm_pretrain.config.public import public_records
 from mlm_pretrain.config_file import load_config, make_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.publish.task_facts import Facts, ModelFacts, Number, TaskFacts, TaskResult
 from mlm_pretrain.run import RunDirectory, read_json
-
-_ABSOLUTE = re.compile(
-    r"(?P<label>file:/{0,2}|[\w.:-]{2,}:)?(?P<path>(?:/(?!/)|~[\w.-]*[/\\]|[A-Za-z]:[\\/]).+)", re.DOTALL
-)
-_EMBEDDED = re.compile(r"(?<![\w.~*:/\])}-])(?:~[\w.-]*|[A-Za-z]:)?(?:[/\\][^\s/\\'\",;|]+){2,}[/\\]?")
-_CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
-_SECRET_KEY = re.compile(
-    r"(?:(?:hf|access|api|auth|use_auth|session)_)?token|(?:.*_)?(?:secret|password|credentials?|api_?key|access_key)",
-    re.IGNORECASE,
-)
+from mlm_pretrain.telemetry import MetricsLog
 
 T = TypeVar("T", bound=BaseModel)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite)]
-
-
-class Facts(BaseModel):
-    """Records hold more than cards tell: keys that are not named here are passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class Scores(Facts):
@@ -65,8 +44,28 @@ class SourceUse(Facts):
 
     documents: int | None = None
     bytes: int | None = None
+    tokens: int | None = None
     epochs: Number = None
     dropped: dict[str, int] = {}
+
+
+class SourceText(Facts):
+    """What a source holds, as the tokenizer stage has counted it; `complete`: it was read to its end."""
+
+    documents: int | None = None
+    held_out: int | None = None
+    complete: bool = False
+    dropped: dict[str, int] = {}
+
+
+class EnergyFacts(Facts):
+    """Electricity and CO₂ equivalents of the pretraining; `country_iso_code` None stands for the world's average."""
+
+    kwh: Number = None
+    emissions_kg: Number = None
+    country_iso_code: str | None = None
+    since_step: int = 0
+    method: str | None = None
 
 
 class Pretraining(Facts):
@@ -77,37 +76,30 @@ class Pretraining(Facts):
     sources: dict[str, SourceUse] = {}
     precision: str | None = None
     device: str | None = None
+    processes: int | None = None
+    attention: str | None = None
+    compiled: bool | None = None
+    skipped_steps: int | None = None
+    mfu: Number = None
     seconds: Number = None
+    energy: EnergyFacts | None = None
 
 
 class TokenizerFacts(Facts):
     """The tokenizer's report on held-out text; rates are shares, `round_trip_exact` too where it is no boolean."""
 
     vocab_size: int | None = None
+    documents: int | None = None
+    bytes: int | None = None
+    tokens: int | None = None
     bytes_per_token: Number = None
     tokens_per_word: Number = None
     unknown_rate: Number = None
     round_trip_exact: bool | Number = None
-
-
-class TaskResult(Facts):
-    """One task's test metric: mean and standard deviation over the seeds, as shares.
-
-    `test_is_validation`: there was no test set, and the figures are those of the validation set.
-    """
-
-    metric: str | None = None
-    pretrained: Number = None
-    pretrained_std: Number = None
-    scratch: Number = None
-    scratch_std: Number = None
-    majority: Number = None
-    seeds: list[int] = []
-    train_examples: int | None = None
-    test_examples: int | None = None
-    test_is_validation: bool = False
-    learning_rate: Number = None
-    scratch_learning_rate: Number = None
+    round_trip_exact_raw: Number = None
+    unused: int | None = None
+    sample_bytes: int | None = None
+    """UTF-8 bytes of text that it was trained on; 0 where it was taken from elsewhere."""
 
 
 class Prediction(Facts):
@@ -120,30 +112,6 @@ class FillMask(Facts):
     predictions: list[Prediction] = []
 
 
-class ModelFacts(Facts):
-    """What a model's transformers `config.json` says."""
-
-    architectures: list[str] | None = None
-    model_type: str | None = None
-    vocab_size: int | None = None
-    hidden_size: int | None = None
-    num_hidden_layers: int | None = None
-    num_attention_heads: int | None = None
-    max_position_embeddings: int | None = None
-    id2label: dict[str, str] = {}
-
-    @property
-    def architecture(self) -> str:
-        return self.architectures[0] if self.architectures else "unknown"
-
-
-class TaskFacts(Facts):
-    name: str
-    model: ModelFacts
-    config: TaskConfig | None = None
-    result: TaskResult | None = None
-
-
 class CardFacts(Facts):
     """Everything that the cards of one run tell."""
 
@@ -151,6 +119,8 @@ class CardFacts(Facts):
     publish: PublishConfig
     model: ModelFacts | None = None
     tokenizer: TokenizerFacts | None = None
+    text: dict[str, SourceText] = {}
+    """By source."""
     pretraining: Pretraining | None = None
     heldout: Heldout | None = None
     measured: dict[str, TaskResult] = {}
@@ -159,6 +129,8 @@ class CardFacts(Facts):
     """The fine-tuned models that stand in the run."""
     fill_mask: list[FillMask] = []
     versions: dict[str, str] = {}
+    year: int | None = None
+    """Of the last record of the pretraining."""
 
     def task(self, name: str) -> TaskFacts:
         """
@@ -197,7 +169,7 @@ def read_facts(run: RunDirectory, publish: PublishConfig | None = None) -> CardF
         for folder in task_folders(run)
     ]
     architecture = run.model / "config.json"
-    stage_records = ("pretraining", "heldout", "fill_mask", "versions")
+    stage_records = ("text", "pretraining", "heldout", "fill_mask", "versions")
     facts = {
         **{key: results[key] for key in stage_records if results.get(key) is not None},
         "config": public_config,
@@ -206,8 +178,14 @@ def read_facts(run: RunDirectory, publish: PublishConfig | None = None) -> CardF
         "tokenizer": _parsed(TokenizerFacts, report, run.tokenizer_report) if report else None,
         "measured": measured,
         "tasks": tasks,
+        "year": _year(run),
     }
     return _parsed(CardFacts, facts, run.results)
+
+
+def _year(run: RunDirectory) -> int | None:
+    clocks = [record["time"] for record in MetricsLog(run.metrics).read() if "time" in record]
+    return time.gmtime(max(clocks)).tm_year if clocks else None
 
 
 class _Measured(Facts):
@@ -228,39 +206,3 @@ def _parsed(kind: type[T], data: dict[str, Any], place: Path) -> T:
         raise UserError(
             f"{place}: {key}: {first['msg']} (found: {first.get('input')!r}); rerun the stage that writes it"
         ) from None
-
-
-def public_records(data: Any) -> Any:
-    """Plain data as it may be shown to others.
-
-    An absolute path, in a key or a value, is cut to its last component (`/home/me/corpus.txt` → `corpus.txt`);
-    credentials in URLs and values under keys such as `password` or `api_key` are removed. The text of fill-mask
-    examples is left as it is: a slash in it is no path.
-    """
-    if isinstance(data, dict):
-        public: dict[Any, Any] = {}
-        for key, value in data.items():
-            name = _public_text(key) if isinstance(key, str) else key
-            while name in public:  # two paths that end alike stay two entries
-                name = f"{name}'"
-            if isinstance(key, str) and isinstance(value, str) and _SECRET_KEY.fullmatch(key):
-                public[name] = "removed"
-            else:
-                public[name] = value if key == "fill_mask" else public_records(value)
-        return public
-    if isinstance(data, list):
-        return [public_records(item) for item in data]
-    return _public_text(data) if isinstance(data, str) else data
-
-
-def _public_text(text: str) -> str:
-    whole = _ABSOLUTE.fullmatch(text)
-    if whole and (last := _last_component(whole["path"])):
-        label = whole["label"] or ""
-        return last if label.startswith("file:") else label + last
-    text = _CREDENTIALS.sub("", text)
-    return _EMBEDDED.sub(lambda match: _last_component(match[0]), text)
-
-
-def _last_component(path: str) -> str:
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]

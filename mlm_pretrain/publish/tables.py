@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mlm_pretrain.config import OptimizerSection, Ramp
-from mlm_pretrain.publish.facts import CardFacts, Scores, TaskFacts
+from mlm_pretrain.publish.facts import CardFacts, Scores, TokenizerFacts
 from mlm_pretrain.stream.batch_size import BatchSize
 
 Row = tuple[str, ...]
@@ -39,16 +39,25 @@ def code(text: object) -> str:
     return f"{fence}{pad}{shown}{pad}{fence}"
 
 
-def _spread(mean: float | None, deviation: float | None) -> str:
+def spread(mean: float | None, deviation: float | None) -> str:
     if mean is None:
         return "not measured"
     return f"{mean:.3f} ± {deviation:.3f}" if deviation is not None else f"{mean:.3f}"
 
 
 def source_rows(facts: CardFacts) -> list[Row]:
+    """Documents and megabytes read in training, all epochs counted; documents held out."""
     used = facts.pretraining.sources if facts.pretraining else {}
+    held_out = {name: text.held_out for name, text in facts.text.items()}
     return [
-        (name, number(use.documents), number(use.bytes and use.bytes / 1e6, 1), number(use.epochs, 2))
+        (
+            name,
+            number(use.documents),
+            number(use.bytes and use.bytes / 1e6, 1),
+            number(use.tokens),
+            number(use.epochs, 2),
+            number(held_out.get(name)),
+        )
         for name, use in used.items()
     ]
 
@@ -56,6 +65,86 @@ def source_rows(facts: CardFacts) -> list[Row]:
 def drop_rows(facts: CardFacts) -> list[Row]:
     used = facts.pretraining.sources if facts.pretraining else {}
     return [(name, reason, number(count)) for name, use in used.items() for reason, count in use.dropped.items()]
+
+
+def tokenizer_rows(tok: TokenizerFacts) -> list[Row]:
+    exact = tok.round_trip_exact
+    rows = [
+        ("Vocabulary", number(tok.vocab_size)),
+        ("Trained on", f"{number(tok.sample_bytes / 1e6, 1)} MB of text") if tok.sample_bytes else None,
+        ("Held-out documents", number(tok.documents)) if tok.documents is not None else None,
+        ("Held-out tokens", number(tok.tokens)) if tok.tokens is not None else None,
+        ("Bytes per token", number(tok.bytes_per_token, 2)),
+        ("Tokens per word", number(tok.tokens_per_word, 2)),
+        ("Unknown tokens", percent(tok.unknown_rate)),
+        ("Texts restored exactly", ("all" if exact else "not all") if isinstance(exact, bool) else percent(exact)),
+        ("… before normalisation", percent(tok.round_trip_exact_raw)) if tok.round_trip_exact_raw is not None else None,
+        ("Tokens not used there", number(tok.unused)) if tok.unused is not None else None,
+    ]
+    return [row for row in rows if row]
+
+
+def architecture_rows(facts: CardFacts) -> list[Row]:
+    model = facts.model
+    if model is None:
+        return []
+    rows = [
+        ("Class", f"{model.architecture} (stock transformers class, safetensors weights)"),
+        ("Parameters", number(facts.pretraining.parameters) if facts.pretraining else "not recorded"),
+        ("Layers", number(model.num_hidden_layers)) if model.num_hidden_layers else None,
+        ("Hidden size", number(model.hidden_size)) if model.hidden_size else None,
+        ("Intermediate size", number(model.intermediate_size)) if model.intermediate_size else None,
+        ("Attention heads", number(model.num_attention_heads)) if model.num_attention_heads else None,
+        ("Vocabulary", number(model.vocab_size)) if model.vocab_size else None,
+        ("Positions", number(model.max_position_embeddings)) if model.max_position_embeddings else None,
+    ]
+    return [row for row in rows if row]
+
+
+def speed_rows(facts: CardFacts) -> list[Row]:
+    """What the training took; nothing that wasn't recorded."""
+    done = facts.pretraining
+    if done is None:
+        return []
+    rows = [
+        ("Steps taken", number(done.steps)),
+        ("Steps left out for a bad loss", number(done.skipped_steps)) if done.skipped_steps else None,
+        ("Tokens seen", number(done.tokens)),
+        ("Time", f"{number(done.seconds, 0)} s ({number(done.seconds / 3600, 2)} h)") if done.seconds else None,
+        ("Tokens per second", number(done.tokens_per_second, 0)) if done.tokens_per_second else None,
+        ("Model FLOPs utilisation", percent(done.mfu)) if done.mfu is not None else None,
+    ]
+    return [row for row in rows if row]
+
+
+def hardware_rows(facts: CardFacts) -> list[Row]:
+    done = facts.pretraining
+    if done is None:
+        return []
+    rows = [
+        ("Device", done.device) if done.device else None,
+        ("Processes", number(done.processes)) if done.processes else None,
+        ("Precision", done.precision) if done.precision else None,
+        ("Attention", done.attention) if done.attention else None,
+        ("Compiled layers", "yes" if done.compiled else "no") if done.compiled is not None else None,
+    ]
+    return [row for row in rows if row]
+
+
+def impact_rows(facts: CardFacts) -> list[Row]:
+    """Of the pretraining; what wasn't measured is said to be so."""
+    done = facts.pretraining
+    energy = done.energy if done else None
+    measured = energy is not None and energy.kwh is not None
+    rows: list[Row] = [
+        ("Hardware type", done.device if done and done.device else "not recorded"),
+        ("Hours used", number(done.seconds / 3600, 2) if done and done.seconds else "not recorded"),
+        ("Energy", f"{number(energy.kwh)} kWh" if energy and measured else "not measured"),
+        ("Carbon emitted", f"{number(energy.emissions_kg)} kg CO₂eq" if energy and measured else "not measured"),
+    ]
+    if energy and measured:
+        rows += [("Electricity of", energy.country_iso_code or "the world's average"), ("Method", energy.method or "")]
+    return rows
 
 
 def recipe_rows(facts: CardFacts) -> list[Row]:
@@ -77,19 +166,14 @@ def recipe_rows(facts: CardFacts) -> list[Row]:
         ("Sequence length", f"{config.stream.sequence_length:,} tokens"),
         ("Batch size", str(BatchSize(training.global_batch_size))),
         ("Budget", budget),
-        ("Steps taken", number(done.steps)) if done else None,
-        ("Tokens seen", number(done.tokens)) if done else None,
-        *_optimizer_rows(training),
+        *optimizer_rows(training),
         ("Precision", done.precision) if done and done.precision else None,
         ("Seed", str(config.run.seed)),
-        ("Device", done.device) if done and done.device else None,
-        ("Time", f"{number(done.seconds, 0)} s") if done and done.seconds is not None else None,
-        ("Tokens per second", number(done.tokens_per_second, 0)) if done and done.tokens_per_second else None,
     ]
     return [row for row in rows if row]
 
 
-def _optimizer_rows(section: OptimizerSection) -> list[Row]:
+def optimizer_rows(section: OptimizerSection) -> list[Row]:
     warmup = section.warmup_steps
     adam = f", β = ({section.adam_beta1}, {section.adam_beta2}), ε = {section.adam_epsilon}"
     clipping = f"gradient norm {section.max_grad_norm:g}" if section.max_grad_norm else "none"
@@ -101,22 +185,6 @@ def _optimizer_rows(section: OptimizerSection) -> list[Row]:
         ("Learning rate", f"{section.learning_rate:g}, {section.lr_scheduler_type}"),
         ("Warmup", f"{warmup:.0%} of the budget" if 0 < warmup < 1 else f"{warmup:,.0f} steps"),
         ("Clipping", clipping),
-    ]
-
-
-def task_recipe_rows(task: TaskFacts) -> list[Row]:
-    config, result = task.config, task.result
-    if config is None:
-        return []
-    if result is not None and result.learning_rate is not None:
-        config = config.model_copy(update={"learning_rate": result.learning_rate})
-    length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.num_train_epochs:g} epochs"
-    seeds = result.seeds if result and result.seeds else config.seeds
-    return [
-        ("Length", length),
-        ("Batch size", str(config.per_device_train_batch_size)),
-        *_optimizer_rows(config),
-        ("Seeds", ", ".join(str(seed) for seed in seeds)),
     ]
 
 
@@ -134,20 +202,4 @@ def score_rows(facts: CardFacts) -> list[Row]:
             number(scores.top5_accuracy),
         )
         for name, scores in rows.items()
-    ]
-
-
-def task_rows(facts: CardFacts, only: str | None = None) -> list[Row]:
-    return [
-        (
-            name,
-            result.metric or "not recorded",
-            _spread(result.pretrained, result.pretrained_std if len(result.seeds) > 1 else None),
-            _spread(result.scratch, result.scratch_std if len(result.seeds) > 1 else None),
-            _spread(result.majority, None),
-            number(result.train_examples),
-            number(result.test_examples) + (" (validation)" if result.test_is_validation else ""),
-        )
-        for name, result in facts.measured.items()
-        if only in (None, name)
     ]

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.pretraining import evaluate, pretrain, pretrain_on
-from mlm_pretrain.stages.publishing import push, write_cards
+from mlm_pretrain.stages.publishing import push, report, write_cards
 from mlm_pretrain.stages.tasks import finetune
 from mlm_pretrain.stages.text import prepare, train_tokenizer, train_tokenizer_alone
 from mlm_pretrain.training.processes import start
 
-__all__ = ["evaluate", "finetune", "prepare", "pretrain", "push", "run_all", "train_tokenizer", "write_cards"]
+__all__ = ["evaluate", "finetune", "prepare", "pretrain", "push", "report", "run_all", "train_tokenizer", "write_cards"]
 
 
 def run_all(config: Config) -> RunDirectory:
@@ -37,4 +38,9 @@ def run_all(config: Config) -> RunDirectory:
         telemetry.warn("evaluate: skipped, no text is held out; a larger text.validation_fraction holds some out")
     if config.tasks:
         finetune(config)
-    return RunDirectory.of(config)
+    run = RunDirectory.of(config)
+    try:
+        report([run.root])
+    except UserError as error:  # the run stands all the same
+        telemetry.warn(str(error))
+    return run

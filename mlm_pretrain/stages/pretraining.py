@@ -45,10 +45,13 @@ def pretrain_on(config: Config, processes: Processes, force: bool) -> Path:
 
 def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, force: bool) -> None:
     """What rank zero does; the others wait to be told whether there is anything to train."""
+    from mlm_pretrain.publish.background import send_left, sending
+
     inputs = model_inputs(config)
     if not force and run.stands("pretrain", inputs, run.model):
         skipped("pretrain", run.model)
         processes.broadcast(False)
+        send_left(run, config.publish)
         return
     refuse_other_run(config, run)
     if not tokenizer_stands(run, text_inputs(config)):
@@ -59,10 +62,15 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
     run.write_config(config)
     from mlm_pretrain.training.loop import pretrain as train
 
+    # Outermost: what is still being sent at the end is waited for as one who presses Ctrl-C expects.
     # Signals are the outer context: the launcher's, when another process has died, may not cut the last note short.
-    with Interrupts() as interrupts, stage(run, "pretrain", inputs):
+    with (
+        sending(run, config.publish) as on_save,
+        Interrupts() as interrupts,
+        stage(run, "pretrain", inputs),
+    ):
         processes.broadcast(True)
-        figures = train(config, run, processes=processes, interrupts=interrupts)
+        figures = train(config, run, processes=processes, interrupts=interrupts, on_save=on_save)
         run.record({"pretraining": figures, "versions": versions()})
 
 

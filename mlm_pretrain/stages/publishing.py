@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,35 @@ def write_cards(config: Config) -> Path:
     return run.card
 
 
-def push(config: Config, *, repo_id: str | None = None, dry_run: bool = False) -> list[Any]:
+def report(runs: Sequence[str | Path], out: Path | None = None) -> Path:
+    """One page on runs beside each other, see `publish.report.write_report`.
+
+    Raises:
+        UserError: there is no such run, or the page can't be written.
+    """
+    leave_to_rank_zero()
+    from mlm_pretrain.publish.report import write_report
+
+    return write_report(runs, out)
+
+
+def push(
+    config: Config,
+    *,
+    repo_id: str | None = None,
+    dry_run: bool = False,
+    checkpoints: bool = False,
+    tag: str | None = None,
+    further: Sequence[Any] = (),
+) -> list[Any]:
     """Send the encoder and each task model to the Hub, private unless the config says otherwise.
+
+    Args:
+        repo_id: the encoder's repository, over `publish.hub_model_id`.
+        dry_run: list what would be sent, and send nothing.
+        checkpoints: send the checkpoints that stand too, each to a revision of the encoder's repository.
+        tag: the name of a release.
+        further: other repositories, see `publish.hub.Further`.
 
     Raises:
         UserError: there is nothing to push, no repository is named, or the Hub can't be reached or refuses.
@@ -28,4 +56,5 @@ def push(config: Config, *, repo_id: str | None = None, dry_run: bool = False) -
     leave_to_rank_zero()
     from mlm_pretrain.publish import hub
 
-    return hub.push(RunDirectory.of(config), config, dry_run=dry_run, repo_id=repo_id)
+    run = RunDirectory.of(config)
+    return hub.push(run, config, dry_run=dry_run, repo_id=repo_id, checkpoints=checkpoints, tag=tag, further=further)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
 from mlm_pretrain.text.mixture import source_names
 from mlm_pretrain.training import budget as budgets
+from mlm_pretrain.training import trackers
 from mlm_pretrain.training.bad_loss import Guard, StepDone
 from mlm_pretrain.training.interrupts import Interrupted, Interrupts, reason_of
 from mlm_pretrain.training.loss import Batch, backward_global_batch, clip_gradients, count_labels
@@ -31,6 +33,7 @@ from mlm_pretrain.training.utilisation import Utilisation
 from mlm_pretrain.training.validate import HeldOutSet, held_out_pass
 
 OnBatch = Callable[[int, GlobalBatch], None]
+OnSave = Callable[[int, Path], None]
 
 
 def pretrain(
@@ -39,6 +42,7 @@ def pretrain(
     on_batch: OnBatch | None = None,
     processes: Processes | None = None,
     interrupts: Interrupts | None = None,
+    on_save: OnSave | None = None,
 ) -> dict[str, Any]:
     """Train a masked language model, or go on from the run's newest complete checkpoint, and export it to `model/`.
 
@@ -48,6 +52,7 @@ def pretrain(
         on_batch: called with (step, batch) before each step.
         processes: those of this run, all of which call this; by default there is but this one.
         interrupts: what may ask the run to stop; by default nothing does.
+        on_save: called by rank zero with (step, checkpoint) behind each save; the checkpoint may be pruned later.
 
     Returns:
         The figures of the run, as in `results.json` under `pretraining`.
@@ -58,7 +63,7 @@ def pretrain(
     """
     processes = processes or Processes()
     with run.locked() if processes.rank == 0 else contextlib.nullcontext(), processes.guarded():
-        trainer = Pretraining(config, run, processes, interrupts)
+        trainer = Pretraining(config, run, processes, interrupts, on_save)
         trainer.train(on_batch)
         trainer.export()
         trainer.stop_if_asked()
@@ -71,6 +76,7 @@ class Pretraining(TrainingState):
     Args:
         config, run, processes: see `TrainingState`.
         interrupts: what may ask the run to stop; by default nothing does.
+        on_save: called by rank zero with (step, checkpoint) behind each save.
     """
 
     def __init__(
@@ -79,8 +85,10 @@ class Pretraining(TrainingState):
         run: RunDirectory,
         processes: Processes | None = None,
         interrupts: Interrupts | None = None,
+        on_save: OnSave | None = None,
     ) -> None:
         super().__init__(config, run, processes)
+        self._on_save = on_save
         self._interrupts = interrupts or Interrupts()
         self._stop_reason: str | None = None
         self._seconds_before = self.progress.seconds
@@ -107,7 +115,7 @@ class Pretraining(TrainingState):
             Interrupted: the run was asked to stop; the last step is saved.
         """
         settings, progress, records = self.settings, self.progress, self._records
-        self.accelerator.init_trackers("mlm_pretrain", config={"run": self.config.run.name})
+        trackers.start(self.accelerator, self.config, self.run, progress.step)
         self._began = time.monotonic()
         rate = 0.0
         total = budgets.total(settings.budget)
@@ -138,8 +146,7 @@ class Pretraining(TrainingState):
                 records.write(progress, rate, self._last_batch.counts, bar)
         if progress.step > self._saved_step:
             self.save()
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
+        trackers.finish(self.accelerator)
         self._raise_if(self._stop_reason)
 
     def _agreed_batches(self) -> Iterator[tuple[GlobalBatch, int, int]]:
@@ -214,6 +221,11 @@ class Pretraining(TrainingState):
             world_size=world_size,
         )
 
+    def save(self) -> None:
+        super().save()
+        if self._on_save and self.processes.rank == 0:
+            self._on_save(self.progress.step, self.run.checkpoint(self.progress.step))
+
     def validate(self) -> dict[str, Any]:
         """Score the held-out set and record the figures."""
         if self._held_out is None:
@@ -247,7 +259,8 @@ class Pretraining(TrainingState):
         return self._seconds_before + time.monotonic() - self._began
 
     def figures(self) -> dict[str, Any]:
-        figures = super().figures()
+        energy = self._records.energy.figures()
+        figures = super().figures() | ({"energy": energy} if energy else {})
         mfu = self._utilisation.of(figures["tokens_per_second"], figures["seconds"])
         return figures if mfu is None else figures | {"mfu": round(mfu, 4)}
 

@@ -16,8 +16,10 @@ from accelerate import Accelerator
 from mlm_pretrain import telemetry
 from mlm_pretrain.stream.loader import merge_counts
 from mlm_pretrain.training.bad_loss import Guard, StepDone
+from mlm_pretrain.training.energy import Energy
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
+from mlm_pretrain.training.trackers import numbers
 from mlm_pretrain.training.utilisation import Utilisation
 
 Counts = dict[str, dict[str, Any]]
@@ -44,6 +46,7 @@ class Records:
         self._processes = processes
         self._guard = guard
         self._utilisation = utilisation
+        self.energy = Energy(log)
         self.step_seconds = 0.0
         """Seconds a step, over the steps since the last record."""
         self._begin()
@@ -96,6 +99,7 @@ class Records:
             "tokens": progress.tokens,
             "seconds": round(progress.seconds, 3),
             **({"skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}),
+            **self.energy.reading(),
         }
         self.note(progress.step, record)
         loss = f"loss {figures['loss']:.3f}, " if "loss" in figures else ""
@@ -104,8 +108,7 @@ class Records:
     def note(self, step: int, record: dict[str, Any]) -> None:
         """Write a record as it is; trackers get its numbers."""
         self._log.write({"step": step, **record})
-        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
-        self._accelerator.log(numbers, step=step)
+        self._accelerator.log(numbers(record), step=step)
 
     def _read(self, counts: Counts) -> dict[str, Any]:
         """Means over the labels and seconds since the last record: loss (nats), accuracy, tokens_per_second (real

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import (
 
 from mlm_pretrain.config_file import make_config
 from mlm_pretrain.run import RunDirectory, write_json
+from tests.hub_server import HubServer, hub_server
 
 TEXT = "return the shape of an array ` | a first text , second one somewhat longer . put to be tagged here classified"
 RESULTS: dict[str, Any] = {
@@ -120,3 +121,9 @@ def copy_run(finished_run: RunDirectory, tmp_path: Path) -> Callable[[], RunDire
         return RunDirectory(tmp_path / "mini")
 
     return copy
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with hub_server() as server:
+        yield server

@@ -71,8 +71,11 @@ def test_every_number_on_a_card_is_on_record(finished_run: RunDirectory) -> None
     facts = read_facts(finished_run)
     known = _numbers(facts.model_dump(mode="json")) | _numbers(read_json(finished_run.tokenizer_report))
     known |= {f"{size:,}" for size in (1, 2, 3, 5)}  # label counts, "Top-5", and words of the code
+    hours = facts.pretraining.seconds / 3600 if facts.pretraining and facts.pretraining.seconds else 0.0
+    known |= {number(hours, 2)}
     for card in all_cards(facts):
-        prose = re.sub(r"```python.*?```", "", card.text, flags=re.DOTALL)
+        prose = re.sub(r"```.*?```", "", card.text, flags=re.DOTALL)
+        prose = re.sub(r"arXiv:\d+\.\d+", "", prose)
         found = set(re.findall(r"(?<![\w.,])\d[\d,.]*(?:e-?\d+)?(?<![.,])", prose))
         unknown = {text for text in found if text not in known}
         assert not unknown
@@ -91,6 +94,8 @@ def test_sections_without_records_say_so(tmp_path: Any) -> None:
         "What the training read was not recorded.",
         "The training was not recorded",
         "No model has been exported",
+        "| Hours used | not recorded |",
+        "| Carbon emitted | not measured |",
         "versions of the packages used were not recorded",
         "License: not stated by the publisher",
     ):
@@ -106,6 +111,7 @@ def test_unmeasured_numbers_are_left_out(copy_run: Callable[[], RunDirectory]) -
     assert [result.metric_type for result in encoder.data.eval_results] == ["accuracy"]
     assert library.data.eval_results is None
     assert "| all | not recorded | not recorded | 0.250 | not recorded |" in encoder.text
+    assert "| Energy | not measured |" in encoder.text
     assert "not measured" in library.text
     assert "nan" not in str(encoder) and "inf " not in str(encoder)
 
@@ -216,7 +222,7 @@ def test_figures_of_a_validation_set_are_called_so(copy_run: Callable[[], RunDir
     assert library.data.eval_results[0].metric_name == "validation accuracy"
     assert "There was no test set" in library.text
     for card in (encoder, library):
-        assert "| 0.713 | 0.552 | 0.132 | 417 | 823 (validation) |" in card.text
+        assert "| 0.713 | 0.552 | 0.132 | 417 | 823 (validation) | 1 |" in card.text
 
 
 def test_bad_records_are_one_line(copy_run: Callable[[], RunDirectory]) -> None:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,12 @@ from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.publish.hub import push
 from mlm_pretrain.run import RunDirectory, read_json, write_json
-from tests.hub_server import TOKEN, HubServer, hub_server
+from tests.hub_server import TOKEN, Fault, HubServer
+from tests.hub_server.clients import client
 
 MODEL = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 RECORDS = {"training_config.yaml", "results.json", "metrics.jsonl", "tokenizer_report.json"}
 
-# huggingface_hub reads its environment when it is imported: whoever talks to the test's Hub is a process of its own.
 PUSH = """
 import sys
 from mlm_pretrain.config_file import load_config
@@ -68,27 +65,6 @@ for repository, (kind, folder) in repositories.items():
     equal[repository] = torch.equal(*logits)
 print(json.dumps(equal))
 """
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with hub_server() as server:
-        yield server
-
-
-def client(
-    script: str, *arguments: str | Path, endpoint: str, home: Path, token: str | None = TOKEN
-) -> subprocess.CompletedProcess[str]:
-    """Run Python as a user of the Hub at `endpoint`, with a home of its own."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    env = kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    env |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "NO_PROXY": "127.0.0.1"}
-    if token is not None:
-        env["HF_TOKEN"] = token
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 def test_push_and_load(finished_run: RunDirectory, hub: HubServer, tmp_path: Path) -> None:
@@ -160,7 +136,7 @@ def test_refusals_are_one_line_and_lose_nothing(
     assert "not logged in" in refused(token=None)
     assert "may not write there (403)" in refused("publish.hub_model_id=somebody-else/mini")
     assert "no connection to http://127.0.0.1:9" in refused(endpoint="http://127.0.0.1:9")
-    hub.failures["/api/repos/create"] = 503
+    hub.faults.append(Fault("POST /api/repos/create", status=503))
     assert "answered 503" in refused()
     sent = b"".join(request.body for request in hub.requests)
     assert b"AnotherToken" not in sent

@@ -1,0 +1,193 @@
+"""What may leave the machine: files by a list of names, and what is refused all the same.
+
+Weights, tokenizer, configs, cards with their pictures and the run's records may; optimizer states and text may not.
+Of every text file it is asked whether it holds an access token.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from huggingface_hub import get_token
+from safetensors import SafetensorError, safe_open
+
+from mlm_pretrain.config import PublishConfig
+from mlm_pretrain.config.public import public_records
+from mlm_pretrain.config.secrets import ACCESS_TOKEN, secrets
+from mlm_pretrain.config_file import load_config
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.publish.card import write_cards
+from mlm_pretrain.publish.facts import task_folders
+from mlm_pretrain.run import RunDirectory, read_json
+from mlm_pretrain.telemetry import MetricsLog
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+MODEL_FILES = (
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    *TOKENIZER_FILES,
+)
+_PICTURE = re.compile(r"!\[[^\]]*\]\((?:\./)?([\w-][\w./-]*\.(?:png|svg|jpg))\)")
+
+Files = dict[str, Path | bytes]
+"""What goes into a repository: the name there, and a file here or its content."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What one repository is to hold: its files, on `main` or on the branch `revision`.
+
+    `repo_type` and `space_sdk` are those of `huggingface_hub.create_repo`.
+    """
+
+    repo_id: str
+    files: Files
+    revision: str | None = None
+    repo_type: str = "model"
+    space_sdk: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by name."""
+        return {
+            name: len(data) if isinstance(data, bytes) else data.stat().st_size for name, data in self.files.items()
+        }
+
+
+def has_models(run: RunDirectory) -> bool:
+    """Whether the run's encoder stands; of a run that has none of its own, whether a task's model does."""
+    return _is_model(run.model) or (not run.model.is_dir() and any(map(_is_model, task_folders(run))))
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and bool(_weights(folder))
+
+
+def check_models(run: RunDirectory) -> None:
+    """
+    Raises:
+        UserError: weights were cut short, by a crash or a full disk.
+    """
+    for path in [weights for folder in (run.model, *task_folders(run)) for weights in _weights(folder)]:
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged weights ({error}); rerun the stage that writes them") from None
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def model_repositories(run: RunDirectory, publish: PublishConfig) -> list[Repository]:
+    """Write the cards, and gather the files of the encoder's repository and of each task's."""
+    write_cards(run, publish)
+    repositories = [Repository(str(publish.hub_model_id), _encoder_files(run))] if _is_model(run.model) else []
+    for folder in task_folders(run):
+        if _weights(folder):
+            repositories.append(Repository(f"{publish.hub_model_id}-{folder.name}", model_files(folder)))
+    return repositories
+
+
+def _encoder_files(run: RunDirectory) -> Files:
+    encoder = model_files(run.model)
+    for path in _allowed(run.tokenizer, TOKENIZER_FILES):
+        encoder.setdefault(path.name, path)
+    encoder["training_config.yaml"] = _public_config(run)
+    if run.results.exists():
+        encoder["results.json"] = _json(public_records(run.read_results()), indent=2)
+    if run.metrics.exists():
+        records = MetricsLog(run.metrics).read()
+        encoder["metrics.jsonl"] = b"".join(_json(public_records(record)) for record in records)
+    if run.tokenizer_report.exists():
+        encoder["tokenizer_report.json"] = run.tokenizer_report
+    return encoder
+
+
+def model_files(folder: Path) -> Files:
+    """The publishable files of a transformers folder, and the pictures that its card shows.
+
+    Configs that name a folder of this machine are rewritten.
+    """
+    files: Files = {path.name: path for path in _allowed(folder, MODEL_FILES)}
+    for name in ("config.json", "tokenizer_config.json"):
+        if name not in files:
+            continue
+        data = read_json(folder / name)
+        local = {key: value for key, value in data.items() if key.endswith(("name_or_path", "_file"))}
+        if public_records(local) != local:
+            files[name] = _json(data | public_records(local), indent=2)
+    if "README.md" in files:
+        shown = _PICTURE.findall((folder / "README.md").read_text(encoding="utf-8"))
+        files |= {name: folder / name for name in shown if ".." not in name and (folder / name).is_file()}
+    return files
+
+
+def _allowed(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    return [path for path in files if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)]
+
+
+def _public_config(run: RunDirectory) -> bytes:
+    data = public_records(load_config(run.config).model_dump(mode="json"))
+    note = "# The run's resolved configuration. Absolute paths are cut to their last component.\n"
+    return (note + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)).encode()
+
+
+def _json(data: object, indent: int | None = None) -> bytes:
+    return (json.dumps(data, indent=indent, ensure_ascii=False) + "\n").encode()
+
+
+# -- what is refused -------------------------------------------------------------------------------------------
+
+
+def refuse_secrets(run: RunDirectory, repositories: Sequence[Repository]) -> None:
+    """Refuse a run whose config, or anything of which is to be sent, holds a secret.
+
+    Raises:
+        UserError: names the file, and the key where it is the config; never what stands there.
+    """
+    texts: list[tuple[str, Path | bytes]] = [(str(run.config), run.config)]
+    for repository in repositories:
+        texts += [
+            (str(data) if isinstance(data, Path) else f"{name} of {repository}", data)
+            for name, data in repository.files.items()
+            if not name.endswith(".safetensors")
+        ]
+    login = (get_token() or "").encode()
+    for place, data in texts:
+        content = data if isinstance(data, bytes) else data.read_bytes()
+        if ACCESS_TOKEN.search(content.decode(errors="replace")) or (login and login in content):
+            raise UserError(
+                f"{place}: holds what looks like a Hub access token (hf_…); nothing was sent: "
+                f"remove it there, revoke it on the Hub, and push again"
+            )
+    for key in secrets(load_config(run.config).model_dump(mode="json")):
+        raise UserError(
+            f"{run.config}: {key}: holds what looks like a secret; nothing was sent: remove it there, and push again"
+        )

@@ -1,0 +1,298 @@
+"""A report's sections on tasks: what fine-tuning came to, how it went, and where the model goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from mlm_pretrain.config.public import public_records
+from mlm_pretrain.publish import report_task_figures as figures
+from mlm_pretrain.publish.report_figures import Gallery
+from mlm_pretrain.publish.report_mistakes import (
+    ENTITY_KINDS,
+    Mistakes,
+    classes_of,
+    confusion_of,
+    read_mistakes,
+)
+from mlm_pretrain.publish.report_records import RunRecords
+from mlm_pretrain.publish.tables import number
+from mlm_pretrain.run import read_json
+from mlm_pretrain.tasks import plots
+
+MOST_CLASSES = 40
+"""A confusion matrix of more is shown as its commonest confusions, and whole as a PNG file."""
+MOST_PAIRS = 25
+Row = tuple[str, ...]
+
+
+@dataclass
+class Table:
+    header: Row
+    rows: Sequence[Row]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts [true class, predicted class]."""
+
+    labels: list[str]
+    matrix: list[list[int]]
+    of: str
+    """Which predictions."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the page has every cell."""
+        return len(self.labels) <= MOST_CLASSES
+
+    def shares(self) -> list[list[float]]:
+        """Of the true class."""
+        return [[count / max(sum(row), 1) for count in row] for row in self.matrix]
+
+    def commonest(self) -> list[tuple[str, str, int]]:
+        pairs = [
+            (right, predicted, count)
+            for right, row in zip(self.labels, self.matrix, strict=True)
+            for predicted, count in zip(self.labels, row, strict=True)
+            if count and right != predicted
+        ]
+        return sorted(pairs, key=lambda pair: -pair[2])[:MOST_PAIRS]
+
+
+@dataclass
+class TaskSection:
+    name: str
+    kind: str
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Markup] = field(default_factory=list)
+    confusions: list[Confusion] = field(default_factory=list)
+    mistakes: Mistakes | None = None
+    mistakes_file: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def task_sections(run: RunRecords, gallery: Gallery) -> list[TaskSection]:
+    return [
+        _section(run, name, result, gallery)
+        for name, result in run.results.get("tasks", {}).items()
+        if isinstance(result, dict)
+    ]
+
+
+def _section(run: RunRecords, name: str, result: Mapping[str, Any], gallery: Gallery) -> TaskSection:
+    title = f"{run.name}-{name}"
+    made = TaskSection(name, str(result.get("task", "task")))
+    made.mistakes = read_mistakes(run.run.task_errors(name))
+    made.mistakes_file = f"tasks/{run.run.task_errors(name).name}"
+    details = result.get("details") or {}
+    made.tables = [*_summary(result, details), *_by_class(details), *_entity_kinds(made.mistakes, details)]
+    made.tables += [*_learning_curve(result), *_sweeps(result)]
+    histories = [history for history in result.get("history", []) if history]
+    if histories:
+        made.figures += figures.histories(gallery, title, result, histories)
+    else:
+        made.notes.append("The course of its training is not recorded.")
+    if any(point.get("pretrained") is not None for point in result.get("learning_curve", [])):
+        made.figures.append(figures.learning_curve(gallery, title, result))
+    _add_predictions(made, run, result, details, gallery, title)
+    return made
+
+
+# -- predictions by class and by confidence -----------------------------------------------------------------------
+
+
+def _add_predictions(
+    made: TaskSection,
+    run: RunRecords,
+    result: Mapping[str, Any],
+    details: Mapping[str, Any],
+    gallery: Gallery,
+    title: str,
+) -> None:
+    """Confusion matrices and reliability diagrams: of the test set, and of files that the model was scored on."""
+    test = "validation set" if result.get("test_is_validation") else "test set"
+    scored: list[tuple[str, Mapping[str, Any]]] = [(f"the {test}", result)]
+    folder = run.run.tasks / f"{made.name}.evaluation"
+    for file in sorted(folder.glob("*/results.json")):
+        evaluated = public_records(read_json(file))
+        scored.append(((evaluated.get("data") or {}).get("path", file.parent.name), evaluated))
+    reliable = False
+    for place, figured in scored:
+        confusion = _confusion(figured, place)
+        if confusion is None and figured is result:
+            confusion = _confusion_of_mistakes(made.mistakes, details, place)
+        if confusion:
+            made.confusions.append(confusion)
+        if bins := (figured.get("reliability") or {}).get("bins"):
+            reliable = True
+            made.figures.append(figures.reliability(gallery, title, place, bins, figured["reliability"].get("ece")))
+    for confusion in made.confusions:
+        path = gallery.folder / f"{gallery.unused(f'{title}-confusion')}.png"
+        plots.confusion_matrix(confusion.labels, confusion.matrix, path)
+    if "accuracy" in details and "by_class" in details and made.kind == "classification" and not reliable:
+        made.notes.append(
+            "Reliability (how often predictions of each confidence are right) is not recorded. What records it: "
+            f"mlm-pretrain evaluate {run.run.root.name}/tasks/{made.name} --data FILE"
+        )
+
+
+def _confusion(figured: Mapping[str, Any], place: str) -> Confusion | None:
+    recorded = figured.get("confusion") or {}
+    labels, matrix = recorded.get("labels"), recorded.get("matrix")
+    return Confusion([str(label) for label in labels], matrix, place) if labels and matrix else None
+
+
+def _confusion_of_mistakes(mistakes: Mistakes | None, details: Mapping[str, Any], place: str) -> Confusion | None:
+    by_class = details.get("by_class") or {}
+    support = {name: row["support"] for name, row in by_class.items() if isinstance(row.get("support"), int | float)}
+    if mistakes is None or not support or (mistakes.total and not mistakes.confusion):
+        return None
+    matrix = confusion_of(mistakes, support)
+    return Confusion(classes_of(mistakes, support), matrix, f"{place}, the exported model") if matrix else None
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def spread(figured: Mapping[str, Any], name: str) -> str:
+    """A mean over seeds with its standard deviation, as far as there are several."""
+    mean, deviation = figured.get(name), figured.get(f"{name}_std")
+    if mean is None:
+        return "not measured"
+    several = len(figured.get(f"{name}_seeds") or []) > 1 and deviation is not None
+    # No line may end within it.
+    return f"{mean:.3f}" + (f"\u00a0±\u00a0{deviation:.3f}" if several else "")
+
+
+def _summary(result: Mapping[str, Any], details: Mapping[str, Any]) -> list[Table]:
+    """The figures of the test set, and the recipe."""
+    scores = [(name, f"{value:.4f}") for name, value in details.items() if isinstance(value, int | float)]
+    nested = {name: value for name, value in details.items() if isinstance(value, dict)}
+    scores += [
+        (f"{name} {inner}", f"{value:.4f}")
+        for name, values in nested.items()
+        for inner, value in values.items()
+        if isinstance(value, int | float)
+    ]
+    known = {
+        "encoder": "encoder trained",
+        "learning_rate": "learning rate",
+        "num_train_epochs": "epochs",
+        "scratch_learning_rate": "learning rate from random weights",
+        "train_examples": "training examples",
+        "validation_examples": "validation examples",
+        "test_examples": "test examples",
+        "examples_per_second": "examples per second in training",
+        "seconds": "seconds in all",
+    }
+    recipe = [(words, _figure(result[key])) for key, words in known.items() if result.get(key) is not None]
+    cut = {name: count for name, count in (result.get("truncated_examples") or {}).items() if count}
+    if cut:
+        recipe.append(("longer than a window, and cut", ", ".join(f"{name} {count:,}" for name, count in cut.items())))
+    where = "validation" if result.get("test_is_validation") else "test"
+    seeds = len(result.get("seeds") or [])
+    return [
+        Table(("metric", "value"), scores, f"On {where}, mean of {seeds} seeds" if seeds > 1 else f"On {where}"),
+        Table(("setting", "value"), recipe, "Recipe and data"),
+    ]
+
+
+def _by_class(details: Mapping[str, Any]) -> list[Table]:
+    tables = []
+    for name, values in details.items():
+        rows = {key: row for key, row in values.items() if isinstance(row, dict)} if isinstance(values, dict) else {}
+        if rows:
+            columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+            body = [
+                (key, *(_count_or_score(column, row.get(column)) for column in columns)) for key, row in rows.items()
+            ]
+            title = name.replace("by_", "By ")
+            tables.append(Table((title.removeprefix("By "), *columns), body, title))
+    return tables
+
+
+def _entity_kinds(mistakes: Mistakes | None, details: Mapping[str, Any]) -> list[Table]:
+    """How entities of each type were got wrong, by the exported model."""
+    if mistakes is None or not mistakes.has_entities:
+        return []
+    support = {name: row.get("support") for name, row in (details.get("by_type") or {}).items()}
+    types = sorted({*support, *(name for _, name in mistakes.kinds)})
+    rows = [
+        (
+            name,
+            _count_or_score("support", support.get(name)),
+            *(f"{mistakes.kinds[kind, name]:,}" for kind in ENTITY_KINDS),
+        )
+        for name in types
+    ]
+    return [Table(("type", "entities", *ENTITY_KINDS.values()), rows, "Mistakes by type, the exported model")]
+
+
+def _learning_curve(result: Mapping[str, Any]) -> list[Table]:
+    points = result.get("learning_curve") or []
+    rows = [
+        (f"{point['fraction']:.3g}", f"{point['examples']:,}", spread(point, "pretrained"), spread(point, "scratch"))
+        for point in points
+    ]
+    header = ("share of train", "examples", "pretrained", "from random weights")
+    return [Table(header, rows, f"{result.get('metric', 'score')} by the share of the training set")] if rows else []
+
+
+def _sweeps(result: Mapping[str, Any]) -> list[Table]:
+    tables = []
+    metric = str(result.get("metric", "score"))
+    if trials := (result.get("sweep") or {}).get("trials"):
+        best = max(trials, key=lambda trial: trial.get(metric) or 0.0)
+        rows = [
+            (*(_figure(trial.get(key)) for key in ("learning_rate", "num_train_epochs", metric)), "★" * (trial is best))
+            for trial in trials
+        ]
+        tables.append(Table(("learning rate", "epochs", f"{metric} on validation", "best"), rows, "Sweep"))
+    if len(tried := result.get("scratch_sweep") or {}) > 1:
+        top = max(value or 0.0 for value in tried.values())
+        rows = [(rate, _figure(value), "★" * (value == top)) for rate, value in tried.items()]
+        tables.append(Table(("learning rate", f"{metric} on validation", "best"), rows, "Sweep from random weights"))
+    return tables
+
+
+def task_comparison(runs: Sequence[RunRecords]) -> Table | None:
+    """Every task's result in every run."""
+    rows = []
+    names = dict.fromkeys(name for run in runs for name in run.results.get("tasks", {}))
+    for name in names:
+        for run in runs:
+            if result := run.results.get("tasks", {}).get(name):
+                scores = (spread(result, origin) for origin in ("pretrained", "scratch"))
+                majority = result.get("majority")
+                rows.append(
+                    (
+                        name,
+                        *([run.name] if len(runs) > 1 else []),
+                        str(result.get("metric", "not recorded")),
+                        *scores,
+                        "not measured" if majority is None else f"{majority:.3f}",
+                        f"{len(result.get('seeds') or [])}",
+                        number(result.get("train_examples")),
+                        number(result.get("test_examples"))
+                        + (" (validation)" if result.get("test_is_validation") else ""),
+                    )
+                )
+    header = ("task", *(["run"] if len(runs) > 1 else []), "metric", "this encoder", "from random weights")
+    return Table((*header, "majority", "seeds", "train", "test"), rows) if rows else None
+
+
+def _figure(value: Any) -> str:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _count_or_score(column: str, value: Any) -> str:
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:,.0f}" if column == "support" else f"{value:.3f}"

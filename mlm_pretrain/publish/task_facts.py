@@ -1,0 +1,106 @@
+"""What a run's records say of its tasks, typed."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from mlm_pretrain.config import TaskConfig
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+
+
+class Facts(BaseModel):
+    """Records hold more than cards tell: keys that are not named here are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class CurvePoint(Facts):
+    """The test metric with a share of the training set."""
+
+    fraction: Number = None
+    examples: int | None = None
+    pretrained: Number = None
+    pretrained_std: Number = None
+    scratch: Number = None
+    scratch_std: Number = None
+
+
+class Trial(Facts):
+    """What one recipe of a sweep came to on validation, under the metric's own name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    learning_rate: Number = None
+    num_train_epochs: Number = None
+
+
+class SweepFacts(Facts):
+    trials: list[Trial] = []
+
+
+class TaskResult(Facts):
+    """One task's test metric: mean and standard deviation over the seeds, as shares.
+
+    `test_is_validation`: there was no test set, and the figures are those of the validation set. `details` has all
+    figures of the test set, nested ones by class (`by_class`) and by type of entity (`by_type`).
+    """
+
+    metric: str | None = None
+    pretrained: Number = None
+    pretrained_std: Number = None
+    pretrained_seeds: list[Number] = []
+    scratch: Number = None
+    scratch_std: Number = None
+    scratch_seeds: list[Number] = []
+    majority: Number = None
+    seeds: list[int] = []
+    train_examples: int | None = None
+    validation_examples: int | None = None
+    test_examples: int | None = None
+    test_is_validation: bool = False
+    truncated_examples: dict[str, int] = {}
+    encoder: str | None = None
+    learning_rate: Number = None
+    num_train_epochs: Number = None
+    scratch_learning_rate: Number = None
+    details: dict[str, Any] = {}
+    sweep: SweepFacts | None = None
+    learning_curve: list[CurvePoint] = []
+    history: list[list[dict[str, Any]]] = []
+    """By seed, an entry an evaluation: `step`, `epoch`, `loss`, `validation`."""
+    seconds: Number = None
+
+
+class ModelFacts(Facts):
+    """What a model's transformers `config.json` says."""
+
+    architectures: list[str] | None = None
+    model_type: str | None = None
+    vocab_size: int | None = None
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    max_position_embeddings: int | None = None
+    id2label: dict[str, str] = {}
+    calibration_temperature: Number = None
+
+    @property
+    def architecture(self) -> str:
+        return self.architectures[0] if self.architectures else "unknown"
+
+
+class TaskFacts(Facts):
+    name: str
+    model: ModelFacts
+    config: TaskConfig | None = None
+    result: TaskResult | None = None
