@@ -42,7 +42,7 @@ class Sweep(Section):
     default every combination."""
 
 
-FROZEN = {"learning_rate": 1e-3, "num_train_epochs": 20.0}
+FROZEN = {"learning_rate": 1e-3, "num_train_epochs": 80.0, "per_device_train_batch_size": 64}
 
 
 class TaskConfig(OptimizerSection):
@@ -86,7 +86,7 @@ class TaskConfig(OptimizerSection):
     encoder: Literal["full", "lora", "frozen"] = "full"
     """What is trained: everything, low-rank adapters and the head, or the head alone, on features computed once.
 
-    A frozen encoder's head wants more steps and a higher rate: its defaults are `FROZEN`."""
+    A frozen encoder's head wants more steps, which cost little, and a higher rate: its defaults are `FROZEN`."""
     lora: LoraConfig = LoraConfig()
     layerwise_lr_decay: float = Field(1.0, gt=0, le=1)
     """Each layer's learning rate is this times that of the layer above it; the head has `learning_rate`."""

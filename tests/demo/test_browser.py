@@ -34,6 +34,9 @@ FLAGS = [
     "--no-first-run",
 ]
 HOSTILE = '<script>window.hurt=1</script> the <img src=x onerror="window.hurt=1"> river ${window.hurt=1} {{7*7}}'
+PATIENCE = 120_000.0
+"""Milliseconds; a busy machine takes long to start a browser."""
+expect.set_options(timeout=PATIENCE)
 WIDTHS = {"wide": 1280, "narrow": 390}
 WATCH = """
 import os, socket
@@ -79,7 +82,7 @@ def port(demo_run: RunDirectory, calls: Path, tmp_path_factory: pytest.TempPathF
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE / 1000
         while f"http://localhost:{port}" not in log.read_text():
             assert server.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
@@ -110,9 +113,9 @@ def page(request: pytest.FixtureRequest, browser: Browser, port: int) -> Iterato
     broken: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: broken.append(str(error)))
+    page.set_default_timeout(PATIENCE)
     page.goto(f"http://localhost:{port}")
-    page.set_default_timeout(20_000)
-    expect(page.get_by_role("button", name="Guess")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("button", name="Guess")).to_be_visible(timeout=PATIENCE)
     yield page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("window.hurt") is None
