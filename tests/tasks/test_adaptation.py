@@ -216,7 +216,7 @@ def test_features_beyond_the_memory_go_to_a_file_without_a_name(
 
 def test_a_frozen_encoder_has_defaults_of_its_own() -> None:
     frozen = TaskConfig(task="ner", name="toy", encoder="frozen")
-    assert (frozen.learning_rate, frozen.num_train_epochs) == (1e-3, 20)
+    assert (frozen.learning_rate, frozen.num_train_epochs) == (1e-3, 80)
     assert TaskConfig(task="ner", name="toy", encoder="frozen", learning_rate=0.5).learning_rate == 0.5
     with pytest.raises(ValueError, match="frozen leaves muon no matrices"):
         TaskConfig(task="ner", name="toy", encoder="frozen", optim="muon")
