@@ -127,7 +127,9 @@ class TaskConfig(OptimizerSection):
     eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
     """When validation is scored; no: at the end alone."""
     eval_steps: Positive | None = None
-    load_best_model_at_end: bool = True
+    load_best_model_at_end: bool | None = None
+    """Whether the weights of the best evaluation are kept rather than the last ones. By default where training stops
+    early; after a schedule that was gone through, the last ones were as good or better (configs/RECIPES.md)."""
     metric_for_best_model: str | None = None
     """By default the task's own: accuracy, f1, …; higher is better."""
     early_stopping_patience: Positive | None = None

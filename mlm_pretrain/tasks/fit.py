@@ -95,7 +95,7 @@ class Fit:
             checkpoints.restore_random(saved, rank=0)
 
     def run(self, description: str) -> Progress:
-        """Train to the end, or until no evaluation gets better; the best weights are in the model then."""
+        """Train to the end, or until no evaluation gets better; the model then has the weights that the settings keep."""
         settings, progress = self.settings, self.progress
         batches = batches_from(self._features, settings.per_device_train_batch_size, self.seed, progress.step)
         losses = [torch.tensor(loss, device=self.accelerator.device) for loss in progress.losses]
@@ -168,7 +168,10 @@ class Fit:
         if progress.best is None or value > progress.history[progress.best]["validation"]:
             progress.best = len(progress.history) - 1
             # The last weights need no copy: they are in the model.
-            kept = self.settings.load_best_model_at_end and progress.step < self.steps
+            keep = self.settings.load_best_model_at_end
+            if keep is None:
+                keep = self.settings.early_stopping_patience is not None
+            kept = keep and progress.step < self.steps
             self._best = {name: tensor.clone() for name, tensor in trainable(self.model).items()} if kept else {}
 
     def _save(self, losses: list[float]) -> None:
