@@ -89,7 +89,11 @@ def port(demo_run: RunDirectory, calls: Path, tmp_path_factory: pytest.TempPathF
         yield port
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        try:
+            assert server.wait(timeout=60) == 0
+        finally:
+            server.kill()
+            server.wait()
     assert "Traceback" not in log.read_text()
 
 
