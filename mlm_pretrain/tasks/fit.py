@@ -95,7 +95,7 @@ class Fit:
             checkpoints.restore_random(saved, rank=0)
 
     def run(self, description: str) -> Progress:
-        """Train to the end, or until no evaluation gets better; the model then has the weights that the settings keep."""
+        """Train to the end, or until no evaluation gets better; the model then has the weights that are kept."""
         settings, progress = self.settings, self.progress
         batches = batches_from(self._features, settings.per_device_train_batch_size, self.seed, progress.step)
         losses = [torch.tensor(loss, device=self.accelerator.device) for loss in progress.losses]
