@@ -42,7 +42,13 @@ class Sweep(Section):
     default every combination."""
 
 
-FROZEN = {"learning_rate": 1e-3, "num_train_epochs": 80.0, "per_device_train_batch_size": 64}
+FROZEN = {
+    "learning_rate": 1e-3,
+    "num_train_epochs": 80.0,
+    "per_device_train_batch_size": 64,
+    # As strong as the penalty of a logistic regression: without it the head learns a thousand examples by heart.
+    "weight_decay": 1.0,
+}
 
 
 class TaskConfig(OptimizerSection):
