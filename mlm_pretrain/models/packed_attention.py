@@ -23,7 +23,8 @@ from mlm_pretrain.models import document_attention, product_attention
 from mlm_pretrain.models.build import first_position
 
 LONGEST_MASKED_ROW = 512
-"""Tokens of a row up to which a mask over the row costs less than sorting its documents by length."""
+"""Tokens of a row up to which a mask over the row costs less than sorting its documents by length, and on a GPU no more
+than the variable-length kernel (configs/RECIPES.md)."""
 
 
 def model_inputs(model: PreTrainedModel, batch: dict[str, Tensor], packing: bool) -> dict[str, Any]:

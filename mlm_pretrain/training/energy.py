@@ -40,7 +40,8 @@ class Energy:
         if self._meter is None or time.monotonic() - self._read_at < PAUSE:
             return {}
         self._read_at = time.monotonic()
-        self._meter.tracker.flush()
+        with contextlib.suppress(Exception):  # as below
+            self._meter.tracker.flush()
         return self._so_far(self._meter)
 
     def figures(self) -> dict[str, Any]:
@@ -52,7 +53,8 @@ class Energy:
         meter, self._meter = self._meter, None
         if meter is None:
             return {}
-        meter.tracker.stop()
+        with contextlib.suppress(Exception):  # what was read last stands
+            meter.tracker.stop()
         so_far, since = self._so_far(meter), 0
         for record in self._log.read():
             if KWH in record:
