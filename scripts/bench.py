@@ -34,6 +34,7 @@ Figure = Callable[[float, Path, Path | None], dict[str, float]]
 FIGURES = (
     "throughput",
     "time_to_loss",
+    "downstream",
     "short_documents",
     "mfu",
     "processes",

@@ -72,7 +72,8 @@ def sweep(settings: list[str], minutes: float, seeds: list[int], data: Path | No
             if json.dumps(chosen, sort_keys=True) + str(seed) + str(minutes) in done:
                 continue
             config = with_settings(reference_config(Path(folder), data), {**chosen, "run.seed": seed})
-            result = fresh(our_loss, config, 60 * minutes)
+            with tempfile.TemporaryDirectory() as run:
+                result = fresh(our_loss, config, 60 * minutes, Path(run))
             line = {"settings": chosen, "seed": seed, "minutes": minutes, **result}
             with out.open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")

@@ -30,6 +30,11 @@ RECIPE: dict[str, Any] = {
 ENDINGS = {".jsonl": "classification", ".conll": "ner"}
 
 
+def text_of(data: Path | None) -> Path | None:
+    """Where the folder of labelled sets has a folder `text`, encoders are pretrained on that."""
+    return data / "text" if data is not None and (data / "text").is_dir() else None
+
+
 def encoder(folder: Path, minutes: float) -> Path:
     """Pretrain the reference model on the documentation strings for so many minutes; its folder."""
     training = {**OURS["training"], "budget": {"minutes": minutes}}

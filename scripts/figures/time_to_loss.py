@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,16 +63,14 @@ def time_to_loss(minutes: float, folder: Path, data: Path | None) -> dict[str, f
     config = reference_config(folder, data, **OURS)
     tokenizer = train_tokenizer(config)
     seconds = 60 * minutes
-    rows = filled_rows(tokenizer, _training_texts(config, data), config.stream.sequence_length)
-    peer = tuned_peer(config, precision_here(config), **PEER)
-    _, step_seconds = fresh(trainer_speed, peer, tokenizer, rows, min(0.1 * seconds, 60.0))
-    steps = max(int(seconds / step_seconds), 1)
-    ours = {1.0: fresh(our_loss, config, seconds)["loss"]}
-    trainer, schedule = fresh(_trainer_loss, config, peer, rows, seconds, steps)
+    rows = training_rows(config, tokenizer, data)
+    ours = {1.0: fresh(our_loss, config, seconds, folder / "ours")["loss"]}
+    peer = train_peer(config, rows, seconds, folder / "trainer")
+    trainer = peer["loss"]
 
     def reaches(share: float) -> bool:
         if share not in ours:
-            ours[share] = fresh(our_loss, config, share * seconds)["loss"]
+            ours[share] = fresh(our_loss, config, share * seconds, folder / f"ours-{share}")["loss"]
             telemetry.say(f"ours after {share:.2f} of the time: {ours[share]:.4f} (trainer: {trainer:.4f})")
         return ours[share] <= trainer
 
@@ -85,8 +82,8 @@ def time_to_loss(minutes: float, folder: Path, data: Path | None) -> dict[str, f
         "nats_better": trainer - ours[1.0],
         "ours_third": ours[SHARES[THIRD]],
         **({"time_ratio": least} if least else {}),
-        "trainer_schedule": schedule,
-        "trainer_steps": float(steps),
+        "trainer_schedule": peer["schedule"],
+        "trainer_steps": peer["steps"],
     }
 
 
@@ -96,22 +93,44 @@ def least_share(reaches: Callable[[float], bool], shares: Sequence[float]) -> fl
     return shares[found] if found < len(shares) else 1.0
 
 
-def _training_texts(config: Config, data: Path | None) -> list[str]:
-    """The documents that are not held out, in random order."""
+def training_rows(config: Config, tokenizer: Path, data: Path | None) -> np.ndarray:
+    """Full rows of the documents that are not held out, in random order; int32 [rows, L]."""
     texts = [text for text in read_texts(data) if not is_held_out(text, config.text.validation_fraction)]
-    return [texts[number] for number in np.random.default_rng(0).permutation(len(texts))]
+    shuffled = [texts[number] for number in np.random.default_rng(0).permutation(len(texts))]
+    return filled_rows(tokenizer, shuffled, config.stream.sequence_length)
+
+
+def train_peer(config: Config, rows: np.ndarray, seconds: float, folder: Path) -> dict[str, float]:
+    """Train the tuned `Trainer` for so many seconds, and score.
+
+    Args:
+        folder: for the model and the tokenizer.
+
+    Returns:
+        `loss`; `steps` of its schedule, which a short run's speed has laid out to end with the time, and `schedule`,
+        the share of them that were made.
+    """
+    peer = tuned_peer(config, precision_here(config), **PEER)
+    tokenizer = RunDirectory.of(config).tokenizer
+    _, step_seconds = fresh(trainer_speed, peer, tokenizer, rows, min(0.1 * seconds, 60.0))
+    steps = max(int(seconds / step_seconds), 1)
+    loss, schedule = fresh(_trainer_loss, config, peer, rows, seconds, steps, folder)
+    return {"loss": loss, "schedule": schedule, "steps": float(steps)}
 
 
 # -- each in a process of its own --------------------------------------------------------------------------------
 
 
-def our_loss(config: Config, seconds: float) -> dict[str, float]:
-    """Train for so many seconds, and score; `loss`, and the `steps` and `tokens` that were made."""
-    common = RunDirectory.of(config)
+def our_loss(config: Config, seconds: float, folder: Path) -> dict[str, float]:
+    """Train for so many seconds, and score; `loss`, and the `steps` and `tokens` that were made.
+
+    Args:
+        folder: of the run; its `model/` stays there.
+    """
     deadline = Deadline(seconds)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        run = RunDirectory(folder)
-        run.tokenizer = common.tokenizer
+    run = RunDirectory(folder)
+    run.tokenizer = RunDirectory.of(config).tokenizer
+    with contextlib.redirect_stdout(io.StringIO()):
         minutes = Budget(minutes=seconds / 60)
         training = config.training.model_copy(update={"budget": minutes})
         pretraining = Pretraining(config.model_copy(update={"training": training}), run)
@@ -121,19 +140,22 @@ def our_loss(config: Config, seconds: float) -> dict[str, float]:
         pretraining.train()
         pretraining.export()
         progress = pretraining.progress
-        return {"loss": _loss(run.model, config), "steps": progress.step, "tokens": progress.tokens}
+    return {"loss": _loss(run.model, config), "steps": progress.step, "tokens": progress.tokens}
 
 
-def _trainer_loss(config: Config, peer: Peer, rows: Any, seconds: float, steps: int) -> tuple[float, float]:
+def _trainer_loss(
+    config: Config, peer: Peer, rows: np.ndarray, seconds: float, steps: int, folder: Path
+) -> tuple[float, float]:
     """(loss after so many seconds, share of the schedule's steps that were made)."""
     tokenizer = load(RunDirectory.of(config).tokenizer)
     settings = Peer(peer.model, {**peer.arguments, "max_steps": steps}, peer.length)
     deadline = Deadline(seconds)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):
         trainer = make_trainer(settings, tokenizer, rows, deadline, folder)
         trainer.train()
-        trainer.save_model(folder)
-        return _loss(Path(folder), config), deadline.steps / steps
+        trainer.save_model(str(folder))
+        tokenizer.save_pretrained(folder)
+    return _loss(folder, config), deadline.steps / steps
 
 
 def _loss(model_folder: Path, config: Config) -> float:
