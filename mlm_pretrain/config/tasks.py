@@ -43,11 +43,11 @@ class Sweep(Section):
 
 
 FROZEN = {
-    "learning_rate": 1e-3,
-    "num_train_epochs": 80.0,
+    "learning_rate": 1e-2,
+    "num_train_epochs": 40.0,
     "per_device_train_batch_size": 64,
-    # Without it the head learns less that holds beyond its training examples (configs/RECIPES.md).
-    "weight_decay": 1.0,
+    # For a thousand training vectors (configs/RECIPES.md).
+    "weight_decay": 1.5,
 }
 
 
@@ -90,9 +90,11 @@ class TaskConfig(OptimizerSection):
     config: dict[str, Any] = {}
     """Keys of the transformers config, as `{classifier_pooling: mean}` of ModernBERT."""
     encoder: Literal["full", "lora", "frozen"] = "full"
-    """What is trained: everything, low-rank adapters and the head, or the head alone, on features computed once.
+    """What is trained: everything, low-rank adapters and the head, or a linear probe on features computed once.
 
-    A frozen encoder's head wants more steps, which cost little, and a higher rate: its defaults are `FROZEN`."""
+    A probe wants more steps, which cost little, and a higher rate: its defaults are `FROZEN`. Its `weight_decay` is
+    that of 1,000 training vectors (one a text, or a token); with n of them it is 1,000/n as much, as the penalty of a
+    logistic regression stands beside the sum of the losses."""
     lora: LoraConfig = LoraConfig()
     layerwise_lr_decay: float = Field(1.0, gt=0, le=1)
     """Each layer's learning rate is this times that of the layer above it; the head has `learning_rate`."""

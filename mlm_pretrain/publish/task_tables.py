@@ -12,7 +12,7 @@ from mlm_pretrain.publish.task_facts import TaskFacts, TaskResult
 ADAPTATIONS = {
     "full": "all weights trained",
     "lora": "low-rank adapters (LoRA) and the head trained",
-    "frozen": "frozen; the head alone trained, on features computed once",
+    "frozen": "frozen; a linear probe of its last hidden states",
 }
 NAMES = {"ece": "expected calibration error", "ece_uncalibrated": "expected calibration error without the temperature"}
 

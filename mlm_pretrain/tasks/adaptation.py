@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedModel
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig
@@ -15,13 +16,18 @@ from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 class Adaptation:
     """`encoder: full`: every weight is trained."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         """
         Args:
             model: with the head of the task, in float32, on the device where it will be trained.
         """
         self.model = model
         """What is trained: its parameters that require gradients. Its config is the one that is exported."""
+        self.decay = 1.0
+        """A factor for the recipe's weight decay, known after `learn`."""
+
+    def learn(self, features: Sequence[Feature]) -> None:
+        """Take from the training rows what `model` needs besides them."""
 
     def rows(self, features: Sequence[Feature]) -> Sequence[Feature]:
         """The rows as `model` takes them, through the adapter's `collate`."""
@@ -29,6 +35,7 @@ class Adaptation:
 
     def finish(self) -> PreTrainedModel:
         """The plain transformers model, for `save_pretrained`; training is over then."""
+        assert isinstance(self.model, PreTrainedModel)
         return self.model
 
     def save(self, folder: Path) -> None:

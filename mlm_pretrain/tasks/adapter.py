@@ -212,7 +212,7 @@ def pad(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase) -> Batc
     """Rows of differing length as tensors, padded on the right to the longest.
 
     `labels` that are numbers become [rows], lists of numbers as long as the ids [rows, tokens]. Where rows have
-    `inputs_embeds`, float32 [tokens, hidden], those [rows, tokens, hidden] take the place of the ids.
+    `inputs_embeds`, float32 [hidden] or [tokens, hidden], those take the place of the ids.
     """
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     batch: Batch = {}

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
@@ -74,6 +75,7 @@ class Fit:
         self.seed = seed
         self._score = score
         self._folder = folder
+        adaptation.learn(features)
         self._features = adaptation.rows(features)
         self.model = adaptation.model
         size = settings.per_device_train_batch_size
@@ -82,11 +84,13 @@ class Fit:
         optimizer = make_optimizer(self.model, settings)
         if settings.layerwise_lr_decay != 1.0:
             decay_rates(optimizer, adaptation.model, settings.layerwise_lr_decay)
+        for group in optimizer.param_groups:
+            group["weight_decay"] *= adaptation.decay
         self.progress = Progress()
         self._best: dict[str, Tensor] = {}
         saved = self._restore(optimizer)
-        if settings.gradient_checkpointing and settings.encoder != "frozen":
-            adaptation.model.activation_checkpointing_enable()
+        if settings.gradient_checkpointing and isinstance(self.model, PreTrainedModel):
+            self.model.activation_checkpointing_enable()
         self._attention = (
             None if settings.encoder == "frozen" else TrainingAttention(self.model, adapter, self._features)
         )

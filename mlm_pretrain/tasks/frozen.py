@@ -1,11 +1,12 @@
-"""`encoder: frozen`: the features of every text are computed once, and the head alone is trained on them."""
+"""`encoder: frozen`: a linear probe, trained on features that are computed once."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
@@ -21,32 +21,30 @@ from mlm_pretrain.tasks.adaptation import Adaptation
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
 from mlm_pretrain.tasks.linear import fast_linear
-from mlm_pretrain.training.loss import Batch, to_device
+from mlm_pretrain.training.loss import to_device
 
 IN_MEMORY = 2 * 1024**3
 """Bytes of features that are kept in memory; more go to a file that is mapped into it."""
+SLOPE, SHIFT = 0.3, 0.5
+"""Hidden layers of a head become SLOPE · x + SHIFT (those without a bias SLOPE · x): there tanh, GELU and ReLU are
+nearly linear for states of the usual size, and bfloat16 still tells them apart."""
+
+PENALIZED = 1000
+"""Training vectors for which `weight_decay` is given."""
 
 States = dict[int, Any]
-"""By the `id` of a feature: the feature itself (which so keeps its id), and its states, float32 [tokens, hidden]."""
-Reduction = Callable[[Tensor, Tensor], Tensor]
-"""Hidden states [rows, tokens, hidden] and the mask [rows, tokens] → [rows, 1, hidden]."""
-
-
-def _first(hidden: Tensor, mask: Tensor) -> Tensor:
-    return hidden[:, :1]
-
-
-def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+"""By the `id` of a feature: the feature itself (which so keeps its id), and its states, float32 [hidden] for heads of
+texts, [tokens, hidden] for heads of tokens."""
 
 
 class Frozen(Adaptation):
-    """The head, and a pooler inside the encoder, are trained on the encoder's last hidden states.
+    """Of the head, the output layer alone is trained: a linear classifier of the encoder's last hidden states.
 
-    While it trains, a stub that takes the states as `inputs_embeds` stands in the encoder's place, so that the heads
-    of all architectures work as they are. Where a head looks at the first token alone, or at the mean over the tokens,
-    one vector a text is kept: that is tried, not listed. `finish` puts the encoder back.
+    A head's hidden layers, and a pooler inside the encoder, would stand between the two; they are drawn at random, or
+    come from another objective, and a probe through them is worse (`configs/RECIPES.md`). So they become a small
+    multiple of the identity. What then reaches the output layer is kept for every row, and standardised over the
+    training rows, for rates that suit every encoder. `finish` moves the standardisation into the layer's weights: the
+    model is a plain one of its class.
     """
 
     def __init__(
@@ -64,149 +62,159 @@ class Frozen(Adaptation):
             states: of this encoder, from earlier runs.
 
         Raises:
-            UserError: the optimizer is Muon, and no matrix of the encoder is left to it.
+            UserError: the head doesn't end in a linear layer.
         """
-        super().__init__(model)
+        self._whole = model.requires_grad_(False)
         self._adapter = adapter
         self._task = task
         self._accelerator = accelerator
         self._folder = folder
         self._states: States = {} if states is None else states
-        self._encoder = model.base_model
-        self._encoder.requires_grad_(False)
-        self._stub = _Stub(self._encoder)
-        self._stub.requires_grad_(True)
-        self._put(self._stub)
-        self._reduction = self._find_reduction()
+        self._output = self._output_layer()
+        self._straighten()
+        self.probe = _Probe(self._output, model.config)
+        super().__init__(self.probe)
+
+    def learn(self, features: Sequence[Feature]) -> None:
+        """Take the mean (where the layer has a bias) and the deviation of the training vectors, and their number."""
+        count = 0
+        total = np.zeros((2, self._output.in_features))
+        for row in self.rows(features):
+            states = row["inputs_embeds"].reshape(-1, self._output.in_features).astype(np.float64)
+            count += len(states)
+            total += states.sum(0), (states**2).sum(0)
+        self.decay = PENALIZED / count
+        mean, square = total / count
+        deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+        deviation[deviation < 1e-6] = 1.0
+        if self._output.bias is None:
+            mean[:] = 0.0
+        self.probe.mean.copy_(torch.from_numpy(mean))
+        self.probe.deviation.copy_(torch.from_numpy(deviation))
 
     def rows(self, features: Sequence[Feature]) -> Sequence[Feature]:
-        """The rows with `inputs_embeds`, float32 [tokens or 1, hidden], and a mask of that length.
+        """The rows with their states as `inputs_embeds`.
 
         Raises:
-            UserError: no room for the states, or the head needs more than them.
+            UserError: no room for the states, or the head does more than its output layer with them.
         """
         lacking = [feature for feature in features if id(feature) not in self._states]
         if lacking:
-            self._put(self._encoder)
-            try:
-                self._compute(lacking)
-            finally:
-                self._put(self._stub)
-        rows = []
-        for feature in features:
-            _, states = self._states[id(feature)]
-            rows.append({**feature, "inputs_embeds": states, "attention_mask": [1] * len(states)})
-        return rows
+            self._compute(lacking)
+        return [{**feature, "inputs_embeds": self._states[id(feature)][1]} for feature in features]
 
+    @torch.no_grad()
     def finish(self) -> PreTrainedModel:
-        self._put(self._encoder)
-        return self.model
+        trained = self.probe.output
+        weight = trained.weight / self.probe.deviation
+        self._output.weight.copy_(weight)
+        if self._output.bias is not None:
+            self._output.bias.copy_(trained.bias - weight @ self.probe.mean)
+        return self._whole
 
-    def _put(self, encoder: nn.Module) -> None:
-        setattr(self.model, self.model.base_model_prefix, encoder)
+    def _output_layer(self) -> nn.Linear:
+        encoder = set(self._whole.base_model.modules())
+        linear = [module for module in self._whole.modules() if isinstance(module, nn.Linear) and module not in encoder]
+        if not linear or linear[-1].out_features != self._whole.config.num_labels:
+            raise self._refusal()
+        return linear[-1]
+
+    @torch.no_grad()
+    def _straighten(self) -> None:
+        """Make the layers between the encoder and the output layer pass the hidden states on."""
+        encoder = self._whole.base_model
+        parts = [child for child in self._whole.children() if child is not encoder]
+        parts += [child for name, child in encoder.named_children() if "pooler" in name]
+        for module in (module for part in parts for module in part.modules()):
+            if isinstance(module, nn.Linear) and module is not self._output:
+                nn.init.eye_(module.weight).mul_(SLOPE)
+                if module.bias is not None:
+                    module.bias.fill_(SHIFT)
 
     def _compute(self, features: Sequence[Feature]) -> None:
-        """Run the encoder over the rows, without dropout."""
-        self.model.eval()
+        """Run the whole model over the rows, without dropout, and keep what its output layer gets."""
+        self._whole.eval()
         captured: list[Tensor] = []
-        hook = self._encoder.register_forward_hook(lambda _module, _inputs, output: captured.append(output[0]))
-        kept = [1 if self._reduction else len(feature["input_ids"]) for feature in features]
-        ends = np.cumsum(kept)
-        room = self._room(int(ends[-1]))
+        hook = self._output.register_forward_pre_hook(lambda _module, inputs: captured.append(inputs[0]))
+        lengths = [len(feature["input_ids"]) for feature in features]
         device = self._accelerator.device
         limit = CPU_TOKENS if device.type == "cpu" else None
+        room: np.ndarray | None = None
         try:
             for numbers in by_length(features, self._task.per_device_eval_batch_size, limit):
                 batch = to_device(self._adapter.collate([features[number] for number in numbers]), device)
-                with torch.inference_mode(), fast_linear(self._encoder), self._accelerator.autocast():
-                    # Through the whole model, which knows what its encoder takes.
-                    logits = self._adapter.logits(self.model, batch)
-                hidden = captured.pop().float()
-                if self._reduction:
-                    hidden = self._reduction(hidden, batch["attention_mask"])
-                if not self._states:
-                    self._check(hidden, batch, logits)
-                for number, row in zip(numbers, hidden.cpu().numpy(), strict=True):
-                    states = room[ends[number] - kept[number] : ends[number]]
-                    states[:] = row[: kept[number]]
+                with torch.inference_mode(), fast_linear(self._whole), self._accelerator.autocast():
+                    logits = self._adapter.logits(self._whole, batch)
+                    hidden = captured.pop()
+                    if room is None:
+                        self._check(hidden, logits)
+                        # Heads of texts have pooled by then.
+                        kept = lengths if hidden.ndim == 3 else [1] * len(features)
+                        ends = np.cumsum(kept)
+                        room = self._room(int(ends[-1]))
+                for number, row in zip(numbers, hidden.float().cpu().numpy(), strict=True):
+                    end = ends[number]
+                    states = room[end - kept[number] : end] if row.ndim == 2 else room[end - 1]
+                    states[:] = row[: kept[number]] if row.ndim == 2 else row
                     self._states[id(features[number])] = (features[number], states)
         finally:
             hook.remove()
 
-    def _room(self, tokens: int) -> np.ndarray:
-        """float32 [tokens, hidden] to be filled."""
-        shape = (tokens, self.model.config.hidden_size)
+    def _room(self, vectors: int) -> np.ndarray:
+        """float32 [vectors, hidden] to be filled."""
+        shape = (vectors, self._output.in_features)
         size = 4 * shape[0] * shape[1]
         if size <= IN_MEMORY:
             return np.empty(shape, np.float32)
         if size > shutil.disk_usage(self._folder).free:
             raise UserError(
-                f"{self._folder}: encoder: frozen needs {size / 1e9:.1f} GB there for the features of {tokens} tokens; "
+                f"{self._folder}: encoder: frozen needs {size / 1e9:.1f} GB there for {vectors} vectors of features; "
                 "make room, or set max_train_samples or max_length"
             )
         with tempfile.TemporaryFile(dir=self._folder) as file:
             return np.memmap(file, np.float32, "w+", shape=shape)
 
-    def _find_reduction(self) -> Reduction | None:
-        """The one vector a text that the head gives the same logits on; None where it looks at the tokens."""
-        self.model.eval()
-        # Its own randomness: that of the run stays as it is. The padding is noise too, which no head may look at.
-        generator = torch.Generator().manual_seed(0)
-        device = self._accelerator.device
-        hidden = torch.randn(3, 5, self.model.config.hidden_size, generator=generator).to(device)
-        mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]], device=device)
-        whole = self._head(hidden, mask)
-        # A head of zeros tells nothing.
-        if whole.ndim != 2 or torch.allclose(whole[0], whole[1]):
-            return None
-        for reduction in (_first, _mean):
-            vector = self._head(reduction(hidden, mask), mask[:, :1])
-            if torch.allclose(whole, vector, rtol=1e-5, atol=1e-6):
-                return reduction
-        return None
-
-    @torch.no_grad()
-    def _head(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return self._adapter.logits(self.model, {"inputs_embeds": hidden, "attention_mask": mask})
-
-    def _check(self, hidden: Tensor, batch: Batch, logits: Tensor) -> None:
+    def _check(self, hidden: Tensor, logits: Tensor) -> None:
         """
         Raises:
-            UserError: the head gives other logits on the states than in the whole model.
+            UserError: the logits are not those that the output layer makes of its input.
         """
-        mask = batch["attention_mask"][:, : hidden.shape[1]]
-        hidden = hidden * mask.unsqueeze(-1)
-        self._put(self._stub)
-        with torch.inference_mode(), self._accelerator.autocast():
-            alone = self._head(hidden, mask)
-        self._put(self._encoder)
-        seen = mask.bool() if logits.ndim > 2 else slice(None)
-        tolerance = 1e-4 if self._accelerator.mixed_precision == "no" else 5e-2
-        alone, logits = alone[seen], logits[seen]
-        if not torch.allclose(alone, logits, rtol=tolerance, atol=tolerance * float(logits.abs().max())):
-            raise UserError(
-                f"task '{self._task.name}': the head of a {type(self.model).__name__} takes more than the encoder's "
-                "last hidden states, so it can't be frozen; take encoder: lora or full"
-            )
+        alone = self._output(hidden).float()
+        seen = logits.isfinite()  # heads of questions rule padding out
+        if alone.shape != logits.shape or not torch.allclose(alone[seen], logits[seen], rtol=1e-3, atol=1e-5):
+            raise self._refusal()
+
+    def _refusal(self) -> UserError:
+        return UserError(
+            f"task '{self._task.name}': the head of a {type(self._whole).__name__} doesn't end in a linear layer, "
+            "which encoder: frozen trains; take encoder: lora or full"
+        )
 
 
-class _Stub(nn.Module):
-    """Hands on the hidden states that it gets, through the encoder's own pooler where there is one."""
+class _Probe(nn.Module):
+    """A linear layer over standardised states."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, output: nn.Linear, config: Any) -> None:
         super().__init__()
-        for name, child in encoder.named_children():
-            if "pooler" in name:
-                self.add_module(name, child)
+        self.config = config
+        self.output = nn.Linear(
+            output.in_features, output.out_features, output.bias is not None, device=output.weight.device
+        )
+        # The random weights of the model, and with them the run's seed.
+        self.output.load_state_dict(output.state_dict())
+        self.register_buffer("mean", torch.zeros_like(output.weight[0]))
+        self.register_buffer("deviation", torch.ones_like(output.weight[0]))
 
-    def forward(self, *_: None, inputs_embeds: Tensor, **inputs: Any) -> BaseModelOutputWithPooling:
+    def forward(self, *, inputs_embeds: Tensor, **_: Any) -> SimpleNamespace:
         """
         Args:
-            inputs_embeds: float32 [rows, tokens, hidden]
+            inputs_embeds: float32 [rows, hidden], or [rows, tokens, hidden]
         """
-        pooler, activation = (self._modules.get(name) for name in ("pooler", "pooler_activation"))
-        pooled = None
-        if pooler is not None:
-            # ALBERT's is a bare matrix for the first token.
-            pooled = activation(pooler(inputs_embeds[:, 0])) if activation is not None else pooler(inputs_embeds)
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+        # So small a product gains nothing by bfloat16.
+        with torch.autocast(inputs_embeds.device.type, enabled=False):
+            logits = self.output((inputs_embeds - self.mean) / self.deviation)
+        # Heads of questions name the two apart.
+        return SimpleNamespace(logits=logits, start_logits=logits[..., 0], end_logits=logits[..., -1])

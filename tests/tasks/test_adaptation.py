@@ -1,4 +1,4 @@
-"""Frozen encoders: the head trained on features computed once is the head of the whole model."""
+"""Frozen encoders: a probe trained on features computed once is the head of the whole model."""
 
 from __future__ import annotations
 
@@ -55,6 +55,13 @@ def make_adapter(task: str, tokenizer: PreTrainedTokenizerFast) -> tuple[TaskAda
     if task == "ner":
         labels = ["O", "B-LOC", "I-LOC"]
         examples = [{"tokens": (words := text.split()), "tags": ["O"] * len(words)} for text in SENTENCES]
+    elif task == "question_answering":
+        labels = ["start", "end"]
+        answers = [{"text": text.split()[0], "start": 0} for text in SENTENCES]
+        examples = [
+            {"question": "where", "context": text, "answers": [answer], "place": "x:1"}
+            for text, answer in zip(SENTENCES, answers, strict=True)
+        ]
     else:
         labels = ["a", "b", "c"]
         examples = [{"text": text, "label": labels[number % 3]} for number, text in enumerate(SENTENCES)]
@@ -102,9 +109,9 @@ def train(
     Fit(accelerator, adapter, adaptation, features, task, 0, lambda: 0.0).run("toy")
 
 
-@pytest.mark.parametrize("task", ["classification", "ner"])
+@pytest.mark.parametrize("task", ["classification", "ner", "question_answering"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_frozen_head_trained_on_states_is_the_head_of_the_whole_model(
+def test_a_probe_trained_on_features_is_the_head_of_the_whole_model(
     architecture: str, task: str, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     adapter, features = make_adapter(task, wordpiece)
@@ -112,34 +119,44 @@ def test_frozen_head_trained_on_states_is_the_head_of_the_whole_model(
     recipe = settings(task, encoder="frozen")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     adaptation = adapted(model, adapter, recipe, accelerator, tmp_path)
-    heads = {name for name in before if not name.startswith(f"{model.base_model_prefix}.") or "pooler" in name}
-    assert set(trainable(adaptation.model)) == heads
+    assert set(trainable(adaptation.model)) == {"output.weight", "output.bias"}
 
     train(adaptation, adapter, features, recipe, accelerator)
     rows = adaptation.rows(features)
     cached = logits_of(adapter, adaptation.model, rows, 2)
     finished = adaptation.finish()
     compare(logits_of(adapter, finished, features, 2), cached, features, rtol=1e-3, atol=1e-4)
+    compare(logits_of(adapter, adaptation.finish(), features, 2), cached, features, rtol=1e-3, atol=1e-4)
     after = finished.state_dict()
     assert list(after) == list(before)
+    heads = {name for name in before if not name.startswith(f"{model.base_model_prefix}.") or "pooler" in name}
     changed = {name for name in before if not torch.equal(after[name], before[name])}
     assert changed and changed <= heads
 
 
+@pytest.mark.parametrize("task", ["classification", "ner"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_one_vector_a_text_where_the_head_looks_at_no_more(
-    architecture: str, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+def test_a_probe_sees_the_encoders_states_almost_as_they_are(
+    architecture: str, task: str, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
 ) -> None:
-    recipe = settings(encoder="frozen")
-    adapter, features = make_adapter("classification", wordpiece)
-    rows = adapted(make_model(architecture, adapter), adapter, recipe, accelerator, tmp_path).rows(features)
-    assert {row["inputs_embeds"].shape for row in rows} == {(1, 16)}
-    tagger, features = make_adapter("ner", wordpiece)
-    rows = adapted(make_model(architecture, tagger), tagger, recipe, accelerator, tmp_path).rows(features)
-    assert [row["inputs_embeds"].shape for row in rows] == [(len(row["input_ids"]), 16) for row in features]
+    """One vector a text, or one a token: that of a linear classifier, whatever the head has between the two."""
+    adapter, features = make_adapter(task, wordpiece)
+    model = make_model(architecture, adapter)
+    found = adapted(model, adapter, settings(task, encoder="frozen"), accelerator, tmp_path).rows(features)
+    states = []
+    for row in features:
+        hidden = model.base_model(torch.tensor([row["input_ids"]])).last_hidden_state[0].detach()
+        if task == "classification":
+            hidden = hidden.mean(0) if architecture.endswith("-mean") else hidden[0]
+        states.append(hidden.numpy())
+    assert [row["inputs_embeds"].shape for row in found] == [state.shape for state in states]
+    ours = np.concatenate([row["inputs_embeds"].reshape(-1, 16) for row in found])
+    theirs = np.concatenate([state.reshape(-1, 16) for state in states])
+    correlations = [np.corrcoef(ours[:, i], theirs[:, i])[0, 1] for i in range(16)]
+    assert np.median(correlations) > 0.97
 
 
-def test_a_head_that_looks_at_other_tokens_gets_them_all(
+def test_any_head_serves_that_ends_in_a_linear_layer(
     wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     """The maximum over the tokens is no head of transformers; it stands for what isn't known here."""
@@ -149,29 +166,43 @@ def test_a_head_that_looks_at_other_tokens_gets_them_all(
     class Maximum(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.output = torch.nn.Linear(16, 3)
+            self.output = torch.nn.Linear(16, 3, bias=False)
 
         def forward(self, hidden: torch.Tensor) -> torch.Tensor:
             return self.output(hidden[:, :3].amax(dim=1))
 
     model.classifier = Maximum()
-    expected = logits_of(adapter, model, features, 2)
-    adaptation = adapted(model, adapter, settings(encoder="frozen"), accelerator, tmp_path)
-    rows = adaptation.rows(features)
-    assert [len(row["inputs_embeds"]) for row in rows] == [len(row["input_ids"]) for row in features]
-    compare(logits_of(adapter, model, rows, 2), expected, features, rtol=1e-4, atol=1e-6)
+    recipe = settings(encoder="frozen")
+    adaptation = adapted(model, adapter, recipe, accelerator, tmp_path)
+    train(adaptation, adapter, features, recipe, accelerator)
+    cached = logits_of(adapter, adaptation.model, adaptation.rows(features), 2)
+    compare(logits_of(adapter, adaptation.finish(), features, 2), cached, features, rtol=1e-4, atol=1e-5)
 
 
-def test_a_head_that_needs_more_than_the_states_is_refused(
+def test_a_head_that_does_more_is_refused(
     wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
 ) -> None:
     adapter, features = make_adapter("classification", wordpiece)
     model = make_model("distilbert", adapter)
     model.distilbert.register_forward_hook(lambda *call: setattr(model, "seen", call[2][0].norm()))
-    model.classifier.register_forward_hook(lambda *call: call[2] * model.__dict__.pop("seen", 0.0))
+    model.classifier.register_forward_hook(lambda *call: call[2] * model.__dict__.pop("seen", 1.0))
     adaptation = adapted(model, adapter, settings(encoder="frozen"), accelerator, tmp_path)
-    with pytest.raises(UserError, match="takes more than the encoder's last hidden states"):
+    with pytest.raises(UserError, match="doesn't end in a linear layer"):
         adaptation.rows(features)
+    model.classifier = torch.nn.Sequential(model.classifier, torch.nn.Linear(3, 4))
+    with pytest.raises(UserError, match="doesn't end in a linear layer"):
+        adapted(model, adapter, settings(encoder="frozen"), accelerator, tmp_path)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_penalty_is_for_a_thousand_training_vectors(
+    count: int, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    adapter, features = make_adapter("classification", wordpiece)
+    recipe = settings(encoder="frozen", weight_decay=0.06)
+    adaptation = adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path)
+    fit = Fit(accelerator, adapter, adaptation, features[:count], recipe, 0, lambda: 0.0)
+    assert [group["weight_decay"] for group in fit._optimizer.param_groups] == [pytest.approx(60 / count), 0.0]
 
 
 def test_features_are_computed_once_and_without_dropout(
@@ -190,7 +221,8 @@ def test_features_are_computed_once_and_without_dropout(
     for first, second in zip(*rows, strict=True):
         assert first["inputs_embeds"] is second["inputs_embeds"]
     hidden = make_model("bert", adapter).eval().bert(torch.tensor([features[0]["input_ids"]])).last_hidden_state
-    np.testing.assert_allclose(rows[0][0]["inputs_embeds"], hidden[0, :1].detach(), rtol=1e-4, atol=1e-5)
+    pooled = torch.tanh(frozen.SLOPE * hidden[0, 0] + frozen.SHIFT).detach()
+    np.testing.assert_allclose(rows[0][0]["inputs_embeds"], pooled, rtol=1e-4, atol=1e-5)
 
 
 def test_features_beyond_the_memory_go_to_a_file_without_a_name(
@@ -216,7 +248,7 @@ def test_features_beyond_the_memory_go_to_a_file_without_a_name(
 
 def test_a_frozen_encoder_has_defaults_of_its_own() -> None:
     frozen = TaskConfig(task="ner", name="toy", encoder="frozen")
-    assert (frozen.learning_rate, frozen.num_train_epochs) == (1e-3, 80)
+    assert (frozen.learning_rate, frozen.num_train_epochs, frozen.weight_decay) == (1e-2, 40, 1.5)
     assert TaskConfig(task="ner", name="toy", encoder="frozen", learning_rate=0.5).learning_rate == 0.5
     with pytest.raises(ValueError, match="frozen leaves muon no matrices"):
         TaskConfig(task="ner", name="toy", encoder="frozen", optim="muon")
