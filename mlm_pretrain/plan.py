@@ -88,7 +88,7 @@ def plan(config: Config, gpu: str | None = None, gpus: int = 1, own_utilisation:
     model = counting.meta_model(architecture)
     flops = counting.count_flops(model, length, labels)
     batch_size = BatchSize(settings.global_batch_size)
-    rows = math.ceil(batch_size.sizes[-1] / gpus)
+    rows = math.ceil(batch_size.values[-1] / gpus)
     own = trained if own_utilisation and trained and _is_of(trained, machine) else None
     chosen = settings.per_device_train_batch_size or (own or {}).get("micro_batch")
     micro_batch = max(1, min(chosen or MICRO_BATCH_TOKENS[machine.kind] // length, rows))

@@ -9,6 +9,8 @@ misspelt key is told at once.
 
 from __future__ import annotations
 
+import itertools
+
 import yaml
 from pydantic import Field, model_validator
 
@@ -107,6 +109,18 @@ class Config(Section):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"two tasks are named '{sorted(twice)[0]}'; each task needs a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends_at_whole_rows(self) -> Config:
+        lengths = list((self.training.sequence_length_warmup or {}).values())
+        whole = self.stream.sequence_length
+        divide = all(later % length == 0 for length, later in itertools.pairwise(lengths))
+        if lengths and (lengths[-1] != whole or not divide):
+            raise ValueError(
+                f"training.sequence_length_warmup: {', '.join(map(str, lengths))}; each length must divide the next, "
+                f"and the last must be stream.sequence_length, {whole}"
+            )
         return self
 
     def to_yaml(self) -> str:

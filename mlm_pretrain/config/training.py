@@ -126,6 +126,10 @@ class TrainingConfig(OptimizerSection):
     budget: Budget = Budget(steps=1000)
     global_batch_size: Positive | Stages = 256
     """Rows per optimizer step, over all processes and accumulation; `{0: 8, 500: 32}`: 32 from step 500 on."""
+    sequence_length_warmup: Stages | None = None
+    """`{0: 128, 2000: 512}`: until step 2,000 rows are cut into pieces of 128 tokens, between which nothing is seen (Li
+    et al., arXiv 2108.06084). A step has as many tokens as ever; each length divides the next, up to
+    `stream.sequence_length`."""
     per_device_train_batch_size: Positive | None = None
     """Rows per forward pass; by default so many as are fastest, tried before the first step."""
     torch_compile: bool | Literal["auto"] = "auto"

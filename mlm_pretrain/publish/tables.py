@@ -7,6 +7,7 @@ import re
 from mlm_pretrain.config import OptimizerSection, Ramp
 from mlm_pretrain.publish.facts import CardFacts, Scores, TokenizerFacts
 from mlm_pretrain.stream.batch_size import BatchSize
+from mlm_pretrain.training.short_rows import row_lengths
 
 Row = tuple[str, ...]
 
@@ -163,8 +164,8 @@ def recipe_rows(facts: CardFacts) -> list[Row]:
             "Masked tokens become",
             f"mask {objective.mask_replace_prob:.0%}, random {objective.random_replace_prob:.0%}, kept {kept:.0%}",
         ),
-        ("Sequence length", f"{config.stream.sequence_length:,} tokens"),
-        ("Batch size", str(BatchSize(training.global_batch_size))),
+        ("Sequence length", row_lengths(config).described("tokens")),
+        ("Batch size", BatchSize(training.global_batch_size).described("sequences")),
         ("Budget", budget),
         *optimizer_rows(training),
         ("Precision", done.precision) if done and done.precision else None,

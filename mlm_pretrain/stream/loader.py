@@ -128,7 +128,7 @@ def global_batches(
 
 
 def _lanes_of(config: Config, rank: int, world_size: int) -> list[int]:
-    lanes, rows = config.stream.lanes, BatchSize(config.training.global_batch_size).sizes[0]
+    lanes, rows = config.stream.lanes, BatchSize(config.training.global_batch_size).values[0]
     if world_size > lanes:
         raise UserError(f"stream.lanes: {lanes} lanes are too few for {world_size} processes; give each one at least")
     # Where the lanes don't divide evenly, some process has no row among so few of the order.

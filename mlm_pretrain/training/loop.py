@@ -27,6 +27,7 @@ from mlm_pretrain.training.optim import set_learning_rate
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.records import Records
 from mlm_pretrain.training.schedule import learning_rate_at
+from mlm_pretrain.training.short_rows import cut_rows, row_lengths
 from mlm_pretrain.training.state import TrainingState
 from mlm_pretrain.training.tuning import never_recompiled
 from mlm_pretrain.training.utilisation import Utilisation
@@ -92,6 +93,7 @@ class Pretraining(TrainingState):
         self._interrupts = interrupts or Interrupts()
         self._stop_reason: str | None = None
         self._seconds_before = self.progress.seconds
+        self._row_lengths = row_lengths(config)
         log = telemetry.MetricsLog(run.metrics)
         log.rewind(self.progress.step)
         self._guard = Guard(
@@ -180,10 +182,10 @@ class Pretraining(TrainingState):
     def _step(self, batch: GlobalBatch, labels: int, learning_rate: float) -> StepDone | None:
         """Train on a batch; None where its loss is bad and the step was left out."""
         set_learning_rate(self.optimizer, learning_rate)
-        size = self.numerics.micro_batch
+        size, length = self.numerics.micro_batch, self._row_lengths.at(self.progress.step)
         micro_batches: list[Batch] = [
-            with_places({name: tensor[start : start + size] for name, tensor in batch.tensors.items()})
-            for start in range(0, len(batch.rows), size)
+            with_places(cut_rows({name: tensor[rows] for name, tensor in batch.tensors.items()}, length))
+            for rows in (slice(start, start + size) for start in range(0, len(batch.rows), size))
         ]
         loss = backward_global_batch(
             self.accelerator,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +23,15 @@ from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training.device import Precision, describe_device, make_accelerator, settle_precision
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
-from mlm_pretrain.training.tuning import Probe, compile_layers, fastest_attention, fastest_rows, is_worth_compiling
+from mlm_pretrain.training.short_rows import row_lengths
+from mlm_pretrain.training.tuning import (
+    Pass,
+    Probe,
+    compile_layers,
+    fastest_attention,
+    fastest_rows,
+    is_worth_compiling,
+)
 
 
 @dataclass
@@ -99,11 +108,17 @@ def settle_step(
     """
     settings = config.training
     batch_size = BatchSize(settings.global_batch_size)
-    shares = [-(-size // processes.world_size) for size in batch_size.sizes]
+    shares = [-(-size // processes.world_size) for size in batch_size.values]
     share = shares[-1]
     rows = settings.per_device_train_batch_size or (old.micro_batch if old else 0)
     compiled = old.compiled if old else settings.torch_compile is True
     attention = chosen.attention
+
+    def passes(rows: int) -> list[Pass]:
+        """Those of the run's batch sizes and row lengths; what is left over of a step runs uncompiled."""
+        sizes = sorted({min(rows, share) for share in shares})
+        return list(itertools.product(sizes, row_lengths(config).values))
+
     if processes.rank == 0:  # so that all have the same
         attention = fastest_attention(probe, attentions, share)
         rows = min(rows, share) if rows else fastest_rows(probe, share)
@@ -111,23 +126,18 @@ def settle_step(
             per_step = probe.seconds(rows) * share / rows
             step_tokens = batch_size.last * config.stream.sequence_length
             left = budgets.seconds_left(settings.budget, progress, per_step, step_tokens)
-            compiled = is_worth_compiling(probe, _pass_sizes(shares, rows), left)
+            compiled = is_worth_compiling(probe, passes(rows), left)
         elif compiled:
-            compiled = compile_layers(probe, _pass_sizes(shares, rows))
+            compiled = compile_layers(probe, passes(rows))
     attention, rows, compiled = processes.broadcast((attention, rows, compiled))
     if processes.rank:
         probe.model.set_attn_implementation(attention)
-        compiled = compiled and compile_layers(probe, _pass_sizes(shares, rows))
+        compiled = compiled and compile_layers(probe, passes(rows))
     telemetry.say(f"attention: {describe_attention(probe.model, probe.device, chosen.packing)}")
     settled = replace(chosen, attention=attention, micro_batch=rows, compiled=compiled)
     if old:
         warn_of_changes(old, settled)
     return settled
-
-
-def _pass_sizes(shares: Sequence[int], rows: int) -> list[int]:
-    """The rows of a step's passes, for a process's shares of the batch sizes of the run; what is left over apart."""
-    return sorted({min(rows, share) for share in shares})
 
 
 def default_workers(device: torch.device, lanes: int, world_size: int) -> int:

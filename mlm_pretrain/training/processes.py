@@ -131,7 +131,7 @@ def start(config: Config) -> Processes:
         return Processes()
     for key, parts in (
         ("stream.lanes", config.stream.lanes),
-        ("training.global_batch_size", BatchSize(config.training.global_batch_size).sizes[0]),
+        ("training.global_batch_size", BatchSize(config.training.global_batch_size).values[0]),
     ):
         if parts < world_size:
             raise UserError(f"{key}: {parts} is less than the number of processes, {world_size}; each needs one")

@@ -27,6 +27,7 @@ from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.objectives.base import Objective, Rows
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.training.loss import Batch, to_device
+from mlm_pretrain.training.short_rows import cut_rows
 
 LEAST_TOKENS, MOST_TOKENS = 1024, 65_536
 """Of a forward pass: below, what a call costs by itself is felt; above, nothing gets faster."""
@@ -41,8 +42,11 @@ COMPILING_SECONDS = 20.0
 """What compiling takes, about; known only when it is done."""
 LIKELY_GAIN = 0.2
 """The share of the time that a compiled step saves, about; known only when it is tried."""
-GRAPHS_OF_A_SIZE = 8
+GRAPHS_OF_A_SHAPE = 8
 """At most: the first layer's and each kind of attention's are their own, with gradients and without."""
+
+Pass = tuple[int, int]
+"""A forward pass: rows of the stream, and the tokens of the pieces that they are cut into."""
 
 
 class Probe:
@@ -75,9 +79,9 @@ class Probe:
         self._forward.close()
         self.model.zero_grad(set_to_none=True)
 
-    def seconds(self, rows: int) -> float:
-        """Of one pass over so many rows."""
-        batch = self._rows(rows)
+    def seconds(self, rows: int, length: int | None = None) -> float:
+        """Of one pass over so many rows, whole or in pieces of so many tokens."""
+        batch = with_places(cut_rows(self._rows(rows), length or self.length))
         self._synchronize()
         started = time.perf_counter()
         with self._accelerator.autocast():
@@ -98,7 +102,7 @@ class Probe:
             step=0,
         )
         masked = self._objective.corrupt(full, RowRandom(0))
-        return with_places({name: torch.from_numpy(array) for name, array in masked.items()})
+        return {name: torch.from_numpy(array) for name, array in masked.items()}
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -163,22 +167,21 @@ def fastest_rows(probe: Probe, share: int) -> int:
     return max(rows for rows, seconds in zip(fitting, times, strict=True) if seconds <= enough)
 
 
-def is_worth_compiling(probe: Probe, sizes: Sequence[int], seconds_left: float) -> bool:
+def is_worth_compiling(probe: Probe, passes: Sequence[Pass], seconds_left: float) -> bool:
     """Compile, where the run is long enough for that to pay, and see whether it is faster.
 
     Args:
-        sizes: the rows of forward passes that occur, ascending; the last is compared.
+        passes: those that occur, ascending; the last is compared.
         seconds_left: what the run has left, if it goes on uncompiled.
     """
-    rows = sizes[-1]
-    if LIKELY_GAIN * seconds_left < len(sizes) * COMPILING_SECONDS or not compile_layers(probe, sizes):
+    if LIKELY_GAIN * seconds_left < len(passes) * COMPILING_SECONDS or not compile_layers(probe, passes):
         return False
 
     def plain_pass() -> float:
         with torch.compiler.set_stance("force_eager"):
-            return probe.seconds(rows)
+            return probe.seconds(*passes[-1])
 
-    plain, compiled = compare([plain_pass, lambda: probe.seconds(rows)])
+    plain, compiled = compare([plain_pass, lambda: probe.seconds(*passes[-1])])
     faster = compiled < CLEARLY_FASTER * plain
     telemetry.say(
         f"torch.compile: a pass takes {compiled:.3f} s, {plain:.3f} s without it; it is {'on' if faster else 'off'}"
@@ -188,26 +191,26 @@ def is_worth_compiling(probe: Probe, sizes: Sequence[int], seconds_left: float) 
     return faster
 
 
-def compile_layers(probe: Probe, sizes: Sequence[int]) -> bool:
+def compile_layers(probe: Probe, passes: Sequence[Pass]) -> bool:
     """Have the encoder's layers compiled, each by itself: they are alike, so that most of them cost nothing more.
 
     What is around them (embeddings, head, loss) is small, and its shapes change with the number of masked tokens.
 
     Args:
-        sizes: the rows of forward passes that occur: shapes are static, and each has graphs of its own.
+        passes: those that occur: shapes are static, and each has graphs of its own.
 
     Returns:
         Whether that went well; else a line says why not.
     """
     started = time.perf_counter()
     try:
-        # Layers of one class share the limit; each size takes some three graphs of it.
-        with _quiet(), torch._dynamo.config.patch(recompile_limit=GRAPHS_OF_A_SIZE * len(sizes)):
+        # Layers of one class share the limit; each shape takes some three graphs of it.
+        with _quiet(), torch._dynamo.config.patch(recompile_limit=GRAPHS_OF_A_SHAPE * len(passes)):
             for layer in repeated_layers(probe.model):
                 layer.compile(dynamic=False)
-            for rows in sizes:
-                probe.seconds(rows)
-                probe.seconds(rows)  # with gradients to add to
+            for each in passes:
+                probe.seconds(*each)
+                probe.seconds(*each)  # with gradients to add to
     except Exception as error:  # no C++ compiler, an unsupported operation: many classes
         _forget_compiled(probe.model)
         telemetry.warn(f"torch.compile: failed, the run goes on without it: {first_line(error)}")

@@ -102,7 +102,7 @@ STAGES = {0: 4, 2: 8, 5: 11}
 def test_each_step_has_the_rows_behind_those_of_the_step_before(later: dict[int, int], first: int, step: int) -> None:
     size = BatchSize({0: first, **dict(sorted(later.items()))})
     assert size.rows_before(step) == sum(size.at(number) for number in range(step))
-    assert {size.at(number) for number in range(60)} == set(size.sizes)
+    assert {size.at(number) for number in range(60)} == set(size.values)
 
 
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 2), (4, 0)])
