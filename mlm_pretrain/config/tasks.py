@@ -42,12 +42,13 @@ class Sweep(Section):
     default every combination."""
 
 
-FROZEN = {
+FROZEN: dict[str, Any] = {
     "learning_rate": 1e-2,
     "num_train_epochs": 40.0,
     "per_device_train_batch_size": 64,
     # For a thousand training vectors (configs/RECIPES.md).
     "weight_decay": 1.5,
+    "sweep": {"learning_rate": [3e-3, 1e-2, 3e-2], "num_train_epochs": [20.0, 40.0]},
 }
 
 
@@ -150,8 +151,10 @@ class TaskConfig(OptimizerSection):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_a_frozen_encoder(cls, data: Any) -> Any:
-        frozen = isinstance(data, dict) and data.get("encoder") == "frozen"
-        return {**FROZEN, **data} if frozen else data
+        if not isinstance(data, dict) or data.get("encoder") != "frozen":
+            return data
+        sweep = data.get("sweep", {})
+        return {**FROZEN, **data, "sweep": {**FROZEN["sweep"], **sweep} if isinstance(sweep, dict) else sweep}
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:

@@ -250,6 +250,9 @@ def test_a_frozen_encoder_has_defaults_of_its_own() -> None:
     frozen = TaskConfig(task="ner", name="toy", encoder="frozen")
     assert (frozen.learning_rate, frozen.num_train_epochs, frozen.weight_decay) == (1e-2, 40, 1.5)
     assert TaskConfig(task="ner", name="toy", encoder="frozen", learning_rate=0.5).learning_rate == 0.5
+    swept = TaskConfig.model_validate({"task": "ner", "name": "toy", "encoder": "frozen", "sweep": {"n_trials": 4}})
+    assert (max(swept.sweep.learning_rate), swept.sweep.n_trials) == (3e-2, 4)
+    assert TaskConfig.model_validate(swept.model_dump()) == swept
     with pytest.raises(ValueError, match="frozen leaves muon no matrices"):
         TaskConfig(task="ner", name="toy", encoder="frozen", optim="muon")
 
