@@ -84,14 +84,7 @@ def finetune(
         "learning_rate": task.learning_rate,
         "num_train_epochs": task.num_train_epochs,
         "labels": adapter.labels,
-        "train_examples": len(data.train),
-        "validation_examples": len(data.validation),
-        "test_examples": len(data.test),
-        "test_is_validation": data.test_is_validation,
-        "truncated_examples": {
-            name: sum(feature.get("truncated", False) for feature in features)
-            for name, features in setup.features.items()
-        },
+        **_sizes(setup),
         "details": _mean([run.test for run in pretrained]),
         "history": [run.progress.history for run in pretrained],
         "examples_per_second": _examples_per_second(pretrained),
@@ -176,6 +169,20 @@ def _ask_optuna(task: TaskConfig, score: Callable[[float, float], float]) -> Non
 
 
 # -- figures ------------------------------------------------------------------------------------------------------
+
+
+def _sizes(setup: Setup) -> Figures:
+    data = setup.data
+    return {
+        "train_examples": len(data.train),
+        "validation_examples": len(data.validation),
+        "test_examples": len(data.test),
+        "test_is_validation": data.test_is_validation,
+        "truncated_examples": {
+            name: sum(feature.get("truncated", False) for feature in features)
+            for name, features in setup.features.items()
+        },
+    }
 
 
 def _over_seeds(name: str, runs: Sequence[Run], metric: str) -> Figures:
