@@ -46,7 +46,7 @@ FROZEN: dict[str, Any] = {
     "learning_rate": 1e-2,
     "num_train_epochs": 40.0,
     "per_device_train_batch_size": 64,
-    # For a thousand training vectors (configs/RECIPES.md).
+    # For a thousand labels (configs/RECIPES.md).
     "weight_decay": 1.5,
     "sweep": {"learning_rate": [3e-3, 1e-2, 3e-2], "num_train_epochs": [20.0, 40.0]},
 }
@@ -94,8 +94,8 @@ class TaskConfig(OptimizerSection):
     """What is trained: everything, low-rank adapters and the head, or a linear probe on features computed once.
 
     A probe wants more steps, which cost little, and a higher rate: its defaults are `FROZEN`. Its `weight_decay` is
-    that of 1,000 training vectors (one a text, or a token); with n of them it is 1,000/n as much, as the penalty of a
-    logistic regression stands beside the sum of the losses."""
+    that of 1,000 labels (one a text, or one a labelled token) or fewer; with n of them it is 1,000/n as much, as the
+    penalty of a logistic regression stands beside the sum of the losses."""
     lora: LoraConfig = LoraConfig()
     layerwise_lr_decay: float = Field(1.0, gt=0, le=1)
     """Each layer's learning rate is this times that of the layer above it; the head has `learning_rate`."""

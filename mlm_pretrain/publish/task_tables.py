@@ -32,7 +32,7 @@ def task_recipe_rows(task: TaskFacts) -> list[Row]:
         ("Encoder", ADAPTATIONS.get(how, how) + rank),
         ("Length", length),
         ("Batch size", str(config.per_device_train_batch_size)),
-        *optimizer_rows(config),
+        *optimizer_rows(config, " (for 1,000 labels; less for more)" if how == "frozen" else ""),
         ("Seeds", ", ".join(str(seed) for seed in seeds)),
     ]
 

@@ -14,6 +14,8 @@ class Staged:
         self._stages = value if isinstance(value, dict) else {0: value}
         self.values = sorted(set(self._stages.values()))
         """All that occur, ascending."""
+        self.begins = list(self._stages)
+        """The steps from which they hold, ascending."""
         self.last = list(self._stages.values())[-1]
         """That of the last stage."""
 

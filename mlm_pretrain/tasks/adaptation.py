@@ -23,8 +23,8 @@ class Adaptation:
         """
         self.model = model
         """What is trained: its parameters that require gradients. Its config is the one that is exported."""
-        self.decay = 1.0
-        """A factor for the recipe's weight decay, known after `learn`."""
+        self.weight_decay_factor = 1.0
+        """For the recipe's weight decay; known after `learn`."""
 
     def learn(self, features: Sequence[Feature]) -> None:
         """Take from the training rows what `model` needs besides them."""

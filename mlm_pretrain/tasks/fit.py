@@ -85,7 +85,7 @@ class Fit:
         if settings.layerwise_lr_decay != 1.0:
             decay_rates(optimizer, adaptation.model, settings.layerwise_lr_decay)
         for group in optimizer.param_groups:
-            group["weight_decay"] *= adaptation.decay
+            group["weight_decay"] *= adaptation.weight_decay_factor
         self.progress = Progress()
         self._best: dict[str, Tensor] = {}
         saved = self._restore(optimizer)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adaptation import Adaptation
-from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
+from mlm_pretrain.tasks.adapter import IGNORE_INDEX, Feature, TaskAdapter
 from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
 from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.training.loss import to_device
@@ -29,8 +29,9 @@ SLOPE, SHIFT = 0.3, 0.5
 """Hidden layers of a head become SLOPE · x + SHIFT (those without a bias SLOPE · x): there tanh, GELU and ReLU are
 nearly linear for states of the usual size, and bfloat16 still tells them apart."""
 
-PENALIZED = 1000
-"""Training vectors for which `weight_decay` is given."""
+FULL_DECAY = 1000
+"""Labels up to which `weight_decay` holds in full; for more it is in inverse proportion to their number, as in a
+logistic regression, whose penalty stands beside the sum of the losses."""
 
 States = dict[int, Any]
 """By the `id` of a feature: the feature itself (which so keeps its id), and its states, float32 [hidden] for heads of
@@ -76,17 +77,25 @@ class Frozen(Adaptation):
         super().__init__(self.probe)
 
     def learn(self, features: Sequence[Feature]) -> None:
-        """Take the mean (where the layer has a bias) and the deviation of the training vectors, and their number."""
-        count = 0
+        """Take the mean (where the layer has a bias) and the deviation of the training vectors, and count the labels.
+
+        Raises:
+            UserError: the states are so large that the head's hidden layers make most of them alike.
+        """
+        count = labels = 0
         total = np.zeros((2, self._output.in_features))
         for row in self.rows(features):
             states = row["inputs_embeds"].reshape(-1, self._output.in_features).astype(np.float64)
             count += len(states)
+            labels += 1 if row["inputs_embeds"].ndim == 1 else sum(label != IGNORE_INDEX for label in row["labels"])
             total += states.sum(0), (states**2).sum(0)
-        self.decay = PENALIZED / count
+        self.weight_decay_factor = FULL_DECAY / max(labels, FULL_DECAY)
         mean, square = total / count
         deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-        deviation[deviation < 1e-6] = 1.0
+        constant = deviation < 1e-6
+        if count > 1 and constant.mean() > 0.5:
+            raise self._refusal("gets almost the same states for all training texts")
+        deviation[constant] = 1.0
         if self._output.bias is None:
             mean[:] = 0.0
         self.probe.mean.copy_(torch.from_numpy(mean))
@@ -116,7 +125,7 @@ class Frozen(Adaptation):
         encoder = set(self._whole.base_model.modules())
         linear = [module for module in self._whole.modules() if isinstance(module, nn.Linear) and module not in encoder]
         if not linear or linear[-1].out_features != self._whole.config.num_labels:
-            raise self._refusal()
+            raise self._refusal("doesn't end in a linear layer")
         return linear[-1]
 
     @torch.no_grad()
@@ -144,8 +153,11 @@ class Frozen(Adaptation):
             for numbers in by_length(features, self._task.per_device_eval_batch_size, limit):
                 batch = to_device(self._adapter.collate([features[number] for number in numbers]), device)
                 with torch.inference_mode(), fast_linear(self._whole), self._accelerator.autocast():
+                    captured.clear()
                     logits = self._adapter.logits(self._whole, batch)
-                    hidden = captured.pop()
+                    if not captured:
+                        raise self._refusal("doesn't end in the linear layer that it has last")
+                    hidden = captured[0]
                     if room is None:
                         self._check(hidden, logits)
                         # Heads of texts have pooled by then.
@@ -179,15 +191,17 @@ class Frozen(Adaptation):
         Raises:
             UserError: the logits are not those that the output layer makes of its input.
         """
-        alone = self._output(hidden).float()
+        alone = nn.functional.linear(hidden, self._output.weight, self._output.bias).float()
+        if alone.ndim > logits.ndim:  # EuroBERT's, by default
+            raise self._refusal("pools behind its output layer", "set config: {classifier_pooling: mean}, or ")
         seen = logits.isfinite()  # heads of questions rule padding out
         if alone.shape != logits.shape or not torch.allclose(alone[seen], logits[seen], rtol=1e-3, atol=1e-5):
-            raise self._refusal()
+            raise self._refusal("doesn't end in a linear layer")
 
-    def _refusal(self) -> UserError:
+    def _refusal(self, fault: str, advice: str = "") -> UserError:
+        head = f"the head of a {type(self._whole).__name__}"
         return UserError(
-            f"task '{self._task.name}': the head of a {type(self._whole).__name__} doesn't end in a linear layer, "
-            "which encoder: frozen trains; take encoder: lora or full"
+            f"task '{self._task.name}': encoder: frozen: {head} {fault}; {advice}take encoder: lora or full"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -75,6 +74,11 @@ def settle_numerics(
     assert accelerator.num_processes == processes.world_size
     device = accelerator.device
     packing = old.packing if old else supports_packing(model)
+    if settings.sequence_length_warmup and not packing:
+        raise UserError(
+            f"training.sequence_length_warmup: {model.config.model_type} takes no packed rows, and pieces of a row "
+            "with one document would be padding; leave it out"
+        )
     if packing and not old and not config.model.attn_implementation:
         half = accelerator.mixed_precision != "no"
         use_document_attention(model.to(device), device, config.stream.sequence_length, half)
@@ -108,16 +112,20 @@ def settle_step(
     """
     settings = config.training
     batch_size = BatchSize(settings.global_batch_size)
-    shares = [-(-size // processes.world_size) for size in batch_size.values]
-    share = shares[-1]
+
+    def share_of(size: int) -> int:
+        return -(-size // processes.world_size)
+
+    share = share_of(batch_size.values[-1])
     rows = settings.per_device_train_batch_size or (old.micro_batch if old else 0)
     compiled = old.compiled if old else settings.torch_compile is True
     attention = chosen.attention
 
     def passes(rows: int) -> list[Pass]:
-        """Those of the run's batch sizes and row lengths; what is left over of a step runs uncompiled."""
-        sizes = sorted({min(rows, share) for share in shares})
-        return list(itertools.product(sizes, row_lengths(config).values))
+        """Those that are to come, ascending; what is left over of a step runs uncompiled."""
+        lengths = row_lengths(config)
+        steps = {max(begin, progress.step) for begin in (*batch_size.begins, *lengths.begins)}
+        return sorted({(min(rows, share_of(batch_size.at(step))), lengths.at(step)) for step in steps})
 
     if processes.rank == 0:  # so that all have the same
         attention = fastest_attention(probe, attentions, share)

@@ -26,12 +26,13 @@ class Utilisation:
         self._is_known = False
 
     def of(self, tokens_per_second: float, seconds: float) -> float | None:
-        """The share at a speed; None in the first seconds of a run, and where an architecture's FLOPs can't be counted.
+        """The share at a speed; None in the first seconds of a run, and where an architecture's FLOPs can't be counted,
+        or are others from step to step (`sequence_length_warmup`).
 
         Args:
             seconds: how long the run has trained.
         """
-        if seconds < NOT_BEFORE:
+        if seconds < NOT_BEFORE or self._config.training.sequence_length_warmup:
             return None
         if not self._is_known:
             self._is_known, self._per_token = True, self._measure()

@@ -31,7 +31,7 @@ ENDINGS = {".jsonl": "classification", ".conll": "ner"}
 
 
 def text_of(data: Path | None) -> Path | None:
-    """Where the folder of labelled sets has a folder `text`, encoders are pretrained on that."""
+    """The folder `text` of a folder of labelled sets, where it has one."""
     return data / "text" if data is not None and (data / "text").is_dir() else None
 
 

@@ -194,15 +194,21 @@ def test_a_head_that_does_more_is_refused(
         adapted(model, adapter, settings(encoder="frozen"), accelerator, tmp_path)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_the_penalty_is_for_a_thousand_training_vectors(
-    count: int, wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+@pytest.mark.parametrize(("count", "share"), [(2, 1.0), (4, 0.75), (12, 0.25)])
+def test_the_penalty_is_in_inverse_proportion_to_many_labels(
+    count: int,
+    share: float,
+    monkeypatch: pytest.MonkeyPatch,
+    wordpiece: PreTrainedTokenizerFast,
+    accelerator: Accelerator,
+    tmp_path: Path,
 ) -> None:
     adapter, features = make_adapter("classification", wordpiece)
-    recipe = settings(encoder="frozen", weight_decay=0.06)
+    monkeypatch.setattr(frozen, "FULL_DECAY", 3)
+    recipe = settings(encoder="frozen", weight_decay=0.08)
     adaptation = adapted(make_model("bert", adapter), adapter, recipe, accelerator, tmp_path)
-    fit = Fit(accelerator, adapter, adaptation, features[:count], recipe, 0, lambda: 0.0)
-    assert [group["weight_decay"] for group in fit._optimizer.param_groups] == [pytest.approx(60 / count), 0.0]
+    fit = Fit(accelerator, adapter, adaptation, (features * 4)[:count], recipe, 0, lambda: 0.0)
+    assert [group["weight_decay"] for group in fit._optimizer.param_groups] == [pytest.approx(0.08 * share), 0.0]
 
 
 def test_features_are_computed_once_and_without_dropout(

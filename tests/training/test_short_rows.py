@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.run import RunDirectory, file_digest
 from mlm_pretrain.stream.loader import GlobalBatch, rows_of
 from mlm_pretrain.stream.pack import collate
 from mlm_pretrain.telemetry import MetricsLog
@@ -112,6 +113,35 @@ def test_a_warmup_changes_neither_the_stream_nor_the_size_of_a_step(corpus: Path
         assert all(np.array_equal(one[name], other[name]) for name in one)
     assert warm.losses != plain.losses
     assert parts.losses == pytest.approx(warm.losses, rel=1e-5)
+
+
+def test_a_run_killed_on_short_rows_ends_with_the_same_bits_and_no_other_warmup_takes_it_up(
+    corpus: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"budget": {"steps": 6}, "sequence_length_warmup": {0: 12, 4: 24, 5: LENGTH}}
+    settings |= {"save_steps": 3}
+    config = tiny_config(corpus, tmp_path, training=settings)
+    stages.train_tokenizer(config)
+    run = RunDirectory.of(config)
+    Pretraining(config, run).train()
+    weights = file_digest(run.checkpoint(6) / "model.safetensors")
+    shutil.rmtree(run.checkpoint(6))
+    other = tiny_config(corpus, tmp_path, training={**settings, "sequence_length_warmup": {0: 12, 5: LENGTH}})
+    with pytest.raises(UserError, match=r"sequence_length_warmup.* when this run began"):
+        Pretraining(other, run)
+    resumed = Pretraining(config, run)
+    assert resumed.progress.step == 3
+    resumed.train()
+    assert file_digest(run.checkpoint(6) / "model.safetensors") == weights
+
+
+def test_models_that_take_no_packed_rows_are_refused(corpus: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = tiny_config(corpus, tmp_path, training={"sequence_length_warmup": {0: 12, 5: LENGTH}})
+    config = config.model_copy(update={"model": ModelConfig(model_type="deberta-v2", config=sizes)})
+    stages.train_tokenizer(config)
+    with pytest.raises(UserError, match="deberta-v2 takes no packed rows"):
+        Pretraining(config, RunDirectory.of(config))
 
 
 @pytest.mark.parametrize("warmup", [{0: 12}, {0: 10, 5: 48}, {0: 16, 2: 24, 5: 48}, {0: 96}, {0: 12, 4: 96}])

@@ -45,8 +45,9 @@ def test_compiled_layers_train_as_plain_ones_do_and_are_compiled_once(corpus: Pa
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     whole = trained(compiled)
     assert whole.numerics.compiled
-    # The first layer has no norm, and of the others each kind of attention is one of its own; all that for four shapes.
-    assert 6 < torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 12
+    # The first layer has no norm, and of the others each kind of attention is one of its own; all that for the
+    # shapes that occur: (2, 24), (3, 24) and (3, 48).
+    assert 4 < torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 9
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
     weights = file_digest(whole.run.checkpoint(20) / "model.safetensors")
 
