@@ -29,6 +29,10 @@ from mlm_pretrain.training.schedule import learning_rate_at
 
 Figures = dict[str, Any]
 WEIGHTS, BEST = "weights.safetensors", "best.safetensors"
+POOL = 4
+"""Batches' worth of rows, drawn at random, that are sorted by length before they are cut into batches. Sorting all rows
+pads least, but texts of one length are often of one kind, and the model learns less from such batches
+(configs/RECIPES.md)."""
 
 
 @dataclass
@@ -238,13 +242,14 @@ def batches_from(features: Sequence[Feature], size: int, seed: int, step: int = 
     epoch, passed = divmod(step, -(-len(features) // size))
     while True:
         rng = random.Random(f"{seed} {epoch}")
-        # Lengths are blurred by a tenth: batches differ from epoch to epoch, and little is padded.
-        blurred = [
-            (len(feature["input_ids"]) * rng.uniform(0.9, 1.1), number) for number, feature in enumerate(features)
-        ]
-        order = [number for _, number in sorted(blurred)]
-        starts = list(range(0, len(order), size))
-        rng.shuffle(starts)
-        for start in starts[passed:]:
-            yield [features[number] for number in order[start : start + size]]
+        order = list(range(len(features)))
+        rng.shuffle(order)
+        batches: list[list[int]] = []
+        for start in range(0, len(order), POOL * size):
+            pool = sorted(order[start : start + POOL * size], key=lambda number: len(features[number]["input_ids"]))
+            of_pool = [pool[begin : begin + size] for begin in range(0, len(pool), size)]
+            rng.shuffle(of_pool)
+            batches += of_pool
+        for batch in batches[passed:]:
+            yield [features[number] for number in batch]
         epoch, passed = epoch + 1, 0
