@@ -219,6 +219,8 @@ def test_questions(page: Page) -> None:
 def test_neighbours(page: Page) -> None:
     turn_to(page, "Neighbours")
     box(page, "Sentence").fill("the train")
+    # What stands there by default may come a moment after the box, over what was written meanwhile.
+    expect(box(page, "Candidates, one a line")).not_to_have_value("")
     box(page, "Candidates, one a line").fill(f"a river\n{HOSTILE}\nthe train")
     answer = press(page, "Compare")
     expect(answer.locator(".name")).to_have_count(3)
