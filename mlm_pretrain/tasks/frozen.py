@@ -28,7 +28,8 @@ IN_MEMORY = 2 * 1024**3
 SLOPE, SHIFT = 0.3, 0.5
 """Hidden layers of a head become SLOPE · x + SHIFT (those without a bias SLOPE · x): there tanh, GELU and ReLU are
 nearly linear for states of the usual size, and bfloat16 still tells them apart."""
-
+SMALLEST_DEVIATION = 1e-3
+"""Of a dimension's mean: what varies less is standardised as if it varied so much. bfloat16 rounds more coarsely."""
 FULL_DECAY = 1000
 """Labels up to which `weight_decay` holds in full; for more it is in inverse proportion to their number, as in a
 logistic regression, whose penalty stands beside the sum of the losses."""
@@ -92,10 +93,11 @@ class Frozen(Adaptation):
         self.weight_decay_factor = FULL_DECAY / max(labels, FULL_DECAY)
         mean, square = total / count
         deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-        constant = deviation < 1e-6
-        if count > 1 and constant.mean() > 0.5:
+        if count > 1 and (deviation < 1e-6).mean() > 0.5:
             raise self._refusal("gets almost the same states for all training texts")
-        deviation[constant] = 1.0
+        # `finish` subtracts mean / deviation from the bias: more than this, and float32 keeps nothing of the logits.
+        deviation = np.maximum(deviation, SMALLEST_DEVIATION * np.abs(mean))
+        deviation[deviation < 1e-6] = 1.0
         if self._output.bias is None:
             mean[:] = 0.0
         self.probe.mean.copy_(torch.from_numpy(mean))

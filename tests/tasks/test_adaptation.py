@@ -69,7 +69,8 @@ def make_adapter(task: str, tokenizer: PreTrainedTokenizerFast) -> tuple[TaskAda
     return adapter, adapter.encode(examples)
 
 
-def make_model(architecture: str, adapter: TaskAdapter) -> PreTrainedModel:
+def make_model(architecture: str, adapter: TaskAdapter, initializer_range: float = 0.2) -> PreTrainedModel:
+    """Random weights; wide enough that texts differ by more than what is rounded off."""
     model_type = architecture.removesuffix("-mean")
     sizes: dict[str, Any] = {
         "hidden_size": 16,
@@ -86,6 +87,7 @@ def make_model(architecture: str, adapter: TaskAdapter) -> PreTrainedModel:
         sizes |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
         sizes |= {"classifier_pooling": "mean" if architecture.endswith("-mean") else "cls"}
     torch.manual_seed(0)
+    sizes["initializer_range"] = initializer_range
     config = AutoConfig.for_model(model_type, **sizes, num_labels=len(adapter.labels))
     return adapter.auto_class.from_config(config)
 
@@ -132,6 +134,20 @@ def test_a_probe_trained_on_features_is_the_head_of_the_whole_model(
     heads = {name for name in before if not name.startswith(f"{model.base_model_prefix}.") or "pooler" in name}
     changed = {name for name in before if not torch.equal(after[name], before[name])}
     assert changed and changed <= heads
+
+
+def test_states_that_hardly_differ_keep_the_logits_precise(
+    wordpiece: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    """The first vectors of a random BERT vary by 1e-4 of their means: divided by so little, float32 loses logits."""
+    adapter, features = make_adapter("classification", wordpiece)
+    recipe = settings(encoder="frozen")
+    adaptation = adapted(make_model("bert", adapter, 0.02), adapter, recipe, accelerator, tmp_path)
+    train(adaptation, adapter, features, recipe, accelerator)
+    probe = adaptation.model
+    assert (probe.mean.abs() / probe.deviation).max() < 1001
+    cached = logits_of(adapter, probe, adaptation.rows(features), 2)
+    compare(logits_of(adapter, adaptation.finish(), features, 2), cached, features, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("task", ["classification", "ner"])
