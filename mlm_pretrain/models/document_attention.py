@@ -37,19 +37,21 @@ class Documents:
     """[N + 1] int32: where each begins, and T."""
     longest: int
     """An upper bound of their lengths that doesn't depend on the data: L."""
+    together: bool = False
+    """By length: put all into one group. For a few short documents, padding there costs less than more groups do."""
 
     @functools.cached_property
     def groups(self) -> Groups:
-        return Groups(self.starts)
+        return Groups(self.starts, self.together)
 
 
 class Groups:
     """Documents of about the same length together: every token has a slot in some group, and some slots are empty."""
 
-    def __init__(self, starts: Tensor) -> None:
+    def __init__(self, starts: Tensor, together: bool = False) -> None:
         first = starts[:-1].long()
         lengths = starts.diff().long()
-        widths = _width_of(lengths)
+        widths = lengths.max().expand_as(lengths) if together else _width_of(lengths)
         self.parts: list[tuple[int, Tensor]] = []
         """Of each group its width w and the lengths of its n documents, [n]."""
         slots, slot_of = [], torch.empty(int(starts[-1]), dtype=torch.int64, device=starts.device)

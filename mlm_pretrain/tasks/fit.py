@@ -1,4 +1,4 @@
-"""One training of a task's model: batches by length, evaluations, the best weights, checkpoints to go on from."""
+"""One training of a task's model: batches, evaluations, the best weights, checkpoints to go on from."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.tasks.adaptation import Adaptation
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.tasks.attention import TrainingAttention
 from mlm_pretrain.tasks.layers import decay_rates
+from mlm_pretrain.tasks.unpadding import Unpadding
 from mlm_pretrain.training import checkpoint as checkpoints
 from mlm_pretrain.training.loss import backward_global_batch, optimizer_step
 from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
@@ -30,9 +30,9 @@ from mlm_pretrain.training.schedule import learning_rate_at
 Figures = dict[str, Any]
 WEIGHTS, BEST = "weights.safetensors", "best.safetensors"
 POOL = 4
-"""Batches' worth of rows, drawn at random, that are sorted by length before they are cut into batches. Sorting all rows
-pads least, but texts of one length are often of one kind, and the model learns less from such batches
-(configs/RECIPES.md)."""
+"""Where batches are padded: batches' worth of rows, drawn at random, that are sorted by length before they are cut into
+batches. Sorting all rows pads least, but texts of one length are often of one kind, and the model learns less from such
+batches (configs/RECIPES.md)."""
 
 
 @dataclass
@@ -92,12 +92,12 @@ class Fit:
             group["weight_decay"] *= adaptation.weight_decay_factor
         self.progress = Progress()
         self._best: dict[str, Tensor] = {}
+        # Tried on the weights that a training begins with, so that one that goes on finds the same.
+        self._unpadding = None if settings.encoder == "frozen" else Unpadding(self.model, adapter, self._features)
+        self._pool = 1 if self._unpadding and self._unpadding.works else POOL
         saved = self._restore(optimizer)
         if settings.gradient_checkpointing and isinstance(self.model, PreTrainedModel):
             self.model.activation_checkpointing_enable()
-        self._attention = (
-            None if settings.encoder == "frozen" else TrainingAttention(self.model, adapter, self._features)
-        )
         self._prepared, self._optimizer = accelerator.prepare(self.model, optimizer)
         if saved:
             checkpoints.restore_random(saved, rank=0)
@@ -105,7 +105,8 @@ class Fit:
     def run(self, description: str) -> Progress:
         """Train to the end, or until no evaluation gets better; the model then has the weights that are kept."""
         settings, progress = self.settings, self.progress
-        batches = batches_from(self._features, settings.per_device_train_batch_size, self.seed, progress.step)
+        size = settings.per_device_train_batch_size
+        batches = batches_from(self._features, size, self.seed, progress.step, self._pool)
         losses = [torch.tensor(loss, device=self.accelerator.device) for loss in progress.losses]
         with telemetry.progress(self.steps, description, unit="step") as bar:
             bar.update(progress.step)
@@ -139,7 +140,7 @@ class Fit:
         spent = (progress.step + 0.5) / self.steps
         set_learning_rate(self._optimizer, learning_rate_at(settings, spent, progress.step, self.steps))
         batch = self.adapter.collate(features)
-        with self._attention.of_step(batch) if self._attention else contextlib.nullcontext():
+        with self._unpadding.in_step() if self._unpadding else contextlib.nullcontext():
             loss = backward_global_batch(
                 self.accelerator, self._prepared, [batch], lambda micro: self.adapter.loss(self._prepared, micro)
             )
@@ -195,6 +196,7 @@ class Fit:
         state = {
             "progress": {**vars(self.progress), "losses": losses},
             "scaler": scaler.state_dict() if scaler else None,
+            "pool": self._pool,
         }
         target = self._folder / f"step-{self.progress.step:08d}"
         checkpoints.save_checkpoint(target, fill, self._optimizer.optimizer, state, random_states, keep=1)
@@ -207,7 +209,7 @@ class Fit:
         if saved is None:
             return None
         state = checkpoints.read_state(saved)
-        self.progress = Progress(**state["progress"])
+        self.progress, self._pool = Progress(**state["progress"]), state.get("pool", POOL)
         _put(self.model, load_file(saved / WEIGHTS))
         self._best = load_file(saved / BEST)
         checkpoints.restore_optimizer(saved, optimizer, state["optimizer"])
@@ -233,11 +235,14 @@ def _put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(tensor)
 
 
-def batches_from(features: Sequence[Feature], size: int, seed: int, step: int = 0) -> Iterator[list[Feature]]:
-    """Endless batches of rows of similar length, each row once an epoch, in an order that follows seed and epoch.
+def batches_from(
+    features: Sequence[Feature], size: int, seed: int, step: int = 0, pool: int = 1
+) -> Iterator[list[Feature]]:
+    """Endless batches, each row once an epoch, in a random order that follows seed and epoch.
 
     Args:
         step: how many batches are passed over, without being made.
+        pool: of so many batches' rows those of similar length are put together.
     """
     epoch, passed = divmod(step, -(-len(features) // size))
     while True:
@@ -245,9 +250,11 @@ def batches_from(features: Sequence[Feature], size: int, seed: int, step: int = 
         order = list(range(len(features)))
         rng.shuffle(order)
         batches: list[list[int]] = []
-        for start in range(0, len(order), POOL * size):
-            pool = sorted(order[start : start + POOL * size], key=lambda number: len(features[number]["input_ids"]))
-            of_pool = [pool[begin : begin + size] for begin in range(0, len(pool), size)]
+        for start in range(0, len(order), pool * size):
+            drawn = order[start : start + pool * size]
+            if pool > 1:
+                drawn.sort(key=lambda number: len(features[number]["input_ids"]))
+            of_pool = [drawn[begin : begin + size] for begin in range(0, len(drawn), size)]
             rng.shuffle(of_pool)
             batches += of_pool
         for batch in batches[passed:]:

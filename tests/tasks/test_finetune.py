@@ -142,7 +142,7 @@ def test_a_failed_export_leaves_what_stood(encoder: Path, tmp_path: Path) -> Non
 def test_batches_take_every_row_once_an_epoch() -> None:
     rng = random.Random(0)
     features = [{"input_ids": [0] * rng.randint(1, 100), "number": number} for number in range(100)]
-    stream = batches_from(features, 16, seed=0)
+    stream = batches_from(features, 16, seed=0, pool=4)
     epochs = [[next(stream) for _ in range(7)] for _ in range(2)]
     for epoch in epochs:
         assert sorted(feature["number"] for batch in epoch for feature in batch) == list(range(100))

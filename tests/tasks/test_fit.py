@@ -143,11 +143,11 @@ def test_without_dropout_states_the_resume_would_differ(
     assert not same(resumed.weights(), whole.weights())
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 30))
-def test_batches_go_on_where_they_were(count: int, size: int, step: int) -> None:
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 30), st.integers(1, 4))
+def test_batches_go_on_where_they_were(count: int, size: int, step: int, pool: int) -> None:
     features = [{"input_ids": [0] * (1 + 7 * number % 13), "number": number} for number in range(count)]
-    whole = list(islice(batches_from(features, size, seed=1), step + 5))
-    assert list(islice(batches_from(features, size, seed=1, step=step), 5)) == whole[step:]
+    whole = list(islice(batches_from(features, size, seed=1, pool=pool), step + 5))
+    assert list(islice(batches_from(features, size, seed=1, step=step, pool=pool), 5)) == whole[step:]
 
 
 # -- evaluations --------------------------------------------------------------------------------------------------
