@@ -24,8 +24,6 @@ from mlm_pretrain.training.loss import Batch, to_device
 LONGEST_TRIAL = 1024
 """Up to so many positions of an encoder, the packed row of the trial is longer than they are, as rows in training may
 be: each document's own positions are what counts."""
-
-
 LONGEST_TOGETHER = 128
 """Tokens of a batch's longest row up to which all rows go through attention together (configs/RECIPES.md)."""
 
