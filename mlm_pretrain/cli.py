@@ -19,7 +19,7 @@ DESCRIPTION = "From raw text to a published, fine-tuned BERT-style encoder."
 
 EXAMPLES = """\
 examples:
-  mlm-pretrain run configs/quickstart.yaml                  every stage, on the embedded default
+  mlm-pretrain run configs/quickstart.yaml                  every stage, on text that is here already
   mlm-pretrain pretrain my.yaml training.budget.minutes=60  one stage, one key overridden
   accelerate launch -m mlm_pretrain pretrain my.yaml        the same on GPUs
   mlm-pretrain plan my.yaml --gpus 8 --gpu h100-sxm         what it will cost, and what the budget buys

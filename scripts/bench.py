@@ -7,7 +7,9 @@
 
 Each figure prints a table; `--json` writes flat keys `<figure>.<name>` beside the machine's description. A figure
 takes about a minute by default (some need longer to say anything, see below). The text is the documentation strings
-of the installed packages, or with `--data` text of your own: a file or folder, as the `files` source reads it.
+of the installed packages, or with `--data` text of your own: a file or folder, as the `files` source reads it. For
+`finetune`, `predict`, `probe` and `downstream` it is a folder with a folder for each labelled set: files that begin with
+train, dev or val, and test, as jsonl with `text` and `label` or as CoNLL; `text/` beside them is what to pretrain on.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def main() -> None:
     )
     parser.add_argument("figures", nargs="+", choices=FIGURES, metavar="FIGURE", help=", ".join(FIGURES))
     parser.add_argument("--minutes", type=float, default=1.0, help="about how long a figure may take (default 1)")
-    parser.add_argument("--data", type=Path, metavar="PATH", help="your own text files")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="your own text, or labelled sets")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write flat keys here")
     arguments = parser.parse_args()
     telemetry.quiet_libraries()

@@ -158,6 +158,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["pretrain", str(path), "run.name=b", "training.lr_scheduler_type=cosin"], "did you mean 'cosine'"),
         (["pretrain", str(path), "run.name=c", "objective.name=clm"], "did you mean 'mlm'"),
         (["pretrain", str(path), "run.name=d", "training.report_to=[tensorbored]"], "training.report_to"),
+        (["pretrain", str(path), "run.name=e", "training.report_to=[dvclive]"], "pip install dvclive"),
         (["evaluate", str(path)], "no model"),
         (["evaluate", str(broken), "--force"], "can't be loaded"),
         (["finetune", str(run.root)], "names no task"),

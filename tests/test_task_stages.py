@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from mlm_pretrain import cli, stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.tasks.adapter import Feature
+from mlm_pretrain.tasks.fit import Fit
 from tests.conftest import tiny_config
 
 TOPICS = {"time": "the clock of the hour and the minute", "place": "a street of the town and its river"}
@@ -69,6 +75,31 @@ def test_a_learning_curve_and_a_sweep_are_added(finished: Config, capsys: pytest
     assert len(result["sweep"]["trials"]) == 2
     assert result["learning_rate"] == result["sweep"]["best"]["learning_rate"]
     assert "learning_curve" not in result  # of another learning rate
+
+
+def test_a_signal_stops_a_task_where_the_next_call_goes_on(
+    finished: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, step = RunDirectory.of(finished), Fit._step
+    call = ["finetune", str(run.root), "--task", "again", "--force"]
+    assert cli.main(call) == 0
+    expected = run.read_results()["tasks"]["again"]
+
+    def asked(fit: Fit, features: Sequence[Feature]) -> Tensor:
+        if fit.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(fit, features)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "_step", asked)
+        assert cli.main(call) == 143
+    assert "stopped after step 4 (SIGTERM); the same command goes on" in capsys.readouterr().err
+    end = json.loads(run.end.read_text())
+    assert (end["stage"], end["reason"], end["exit_code"]) == ("finetune again", "SIGTERM", 143)
+    assert cli.main(call) == 0
+    assert "going on from" in capsys.readouterr().err
+    timed = ("seconds", "examples_per_second")
+    assert {**run.read_results()["tasks"]["again"], **dict.fromkeys(timed)} == {**expected, **dict.fromkeys(timed)}
 
 
 def test_shares_are_checked(finished: Config) -> None:

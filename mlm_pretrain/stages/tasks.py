@@ -35,6 +35,7 @@ def finetune(
 
     Raises:
         UserError: there is no such task, no encoder yet, or its data can't be read.
+        Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; the same call goes on.
     """
     leave_to_rank_zero()
     if not config.tasks:

@@ -23,6 +23,7 @@ from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.layers import decay_rates
 from mlm_pretrain.tasks.unpadding import Unpadding
 from mlm_pretrain.training import checkpoint as checkpoints
+from mlm_pretrain.training.interrupts import Interrupted, Interrupts, reason_of
 from mlm_pretrain.training.loss import backward_global_batch, optimizer_step
 from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
 from mlm_pretrain.training.schedule import learning_rate_at
@@ -103,12 +104,16 @@ class Fit:
             checkpoints.restore_random(saved, rank=0)
 
     def run(self, description: str) -> Progress:
-        """Train to the end, or until no evaluation gets better; the model then has the weights that are kept."""
+        """Train to the end, or until no evaluation gets better; the model then has the weights that are kept.
+
+        Raises:
+            Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; a checkpoint is written.
+        """
         settings, progress = self.settings, self.progress
         size = settings.per_device_train_batch_size
         batches = batches_from(self._features, size, self.seed, progress.step, self._pool)
         losses = [torch.tensor(loss, device=self.accelerator.device) for loss in progress.losses]
-        with telemetry.progress(self.steps, description, unit="step") as bar:
+        with Interrupts() as interrupts, telemetry.progress(self.steps, description, unit="step") as bar:
             bar.update(progress.step)
             while progress.step < self.steps and not self._is_enough():
                 self._prepared.train()
@@ -118,15 +123,20 @@ class Fit:
                     bar.update()
                     if progress.step % 10 == 0:
                         bar.set_postfix_str(f"loss {losses[-1].item():.3f}", refresh=False)
-                    if self._is_time(settings.eval_strategy) or self._is_due(settings.save_steps):
+                    asked = reason_of(interrupts.requests())
+                    if asked or self._is_time(settings.eval_strategy) or self._is_due(settings.save_steps):
                         break
                 mean = torch.stack(losses).mean().item() if losses else None
                 progress.seconds += time.monotonic() - started
                 if self._is_time(settings.eval_strategy) or progress.step == self.steps:
                     self._evaluate(mean)
                     losses.clear()
-                if self._is_due(settings.save_steps) and progress.step < self.steps:
+                asked = reason_of(interrupts.requests())
+                if asked or (self._is_due(settings.save_steps) and progress.step < self.steps):
                     self._save([loss.item() for loss in losses])
+                if asked:
+                    place = f"stopped after step {progress.step:,} ({asked})"
+                    raise Interrupted(f"{description}: {place}; the same command goes on", asked)
         progress.losses = []
         self.accelerator.unwrap_model(self._prepared, keep_fp32_wrapper=False)
         self.accelerator.free_memory()

@@ -71,6 +71,12 @@ def settle_numerics(
         raise
     except (ValueError, ImportError) as error:
         raise UserError(f"training.report_to: {error}") from None
+    # Accelerate passes over those that it knows and doesn't find.
+    found = {str(tracker) for tracker in accelerator.log_with}
+    if missing := sorted({*settings.report_to} - {"all", *found}):
+        raise UserError(
+            f"training.report_to: not installed here: {', '.join(missing)}; pip install {' '.join(missing)}"
+        )
     assert accelerator.num_processes == processes.world_size
     device = accelerator.device
     packing = old.packing if old else supports_packing(model)

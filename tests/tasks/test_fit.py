@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -21,6 +23,7 @@ from mlm_pretrain.tasks.fit import Fit, batches_from
 from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.training.device import make_accelerator
+from mlm_pretrain.training.interrupts import Interrupted
 from tests.tasks.conftest import separable_texts
 
 Score = Callable[["Toy"], float]
@@ -125,6 +128,38 @@ def test_an_interrupted_training_ends_with_the_same_bits(
         torch.rand(3)
     resumed = Toy(bpe, accelerator, folder=tmp_path, save_steps=4, **keys)
     assert resumed.fit.progress.step == 12
+    assert resumed.run() == expected
+    assert same(resumed.weights(), whole.weights())
+
+
+@pytest.mark.parametrize(("place", "step"), [("step", 7), ("evaluation", 12), ("evaluation", 18)])
+def test_a_signal_stops_behind_a_checkpoint(
+    place: str, step: int, bpe: PreTrainedTokenizerFast, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    whole = Toy(bpe, accelerator)
+    expected = whole.run()
+
+    def ask(toy: Toy, where: str) -> None:
+        if (where, toy.fit.progress.step + (where == "step")) == (place, step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def score(toy: Toy) -> float:
+        ask(toy, "evaluation")
+        return toy.certainty()
+
+    stopped = Toy(bpe, accelerator, score, tmp_path)
+    loss = stopped.adapter.loss
+
+    def asking(*args: Any) -> Any:
+        ask(stopped, "step")
+        return loss(*args)
+
+    stopped.adapter.loss = asking  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match=f"toy: stopped after step {step} .SIGTERM.") as stop:
+        stopped.run()
+    assert stop.value.exit_code == 143
+    resumed = Toy(bpe, accelerator, folder=tmp_path)
+    assert resumed.fit.progress.step == step
     assert resumed.run() == expected
     assert same(resumed.weights(), whole.weights())
 
