@@ -21,7 +21,11 @@ def console(sub: argparse.ArgumentParser) -> None:
 
 
 def force(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--force", action="store_true", help="run the stage even where its output stands; pretraining goes on from its checkpoints all the same")
+    sub.add_argument(
+        "--force",
+        action="store_true",
+        help="run the stage even where its output stands; pretraining goes on from its checkpoints all the same",
+    )
 
 
 def evaluate(sub: argparse.ArgumentParser) -> None:

@@ -8,8 +8,9 @@
 Each figure prints a table; `--json` writes flat keys `<figure>.<name>` beside the machine's description. A figure
 takes about a minute by default (some need longer to say anything, see below). The text is the documentation strings
 of the installed packages, or with `--data` text of your own: a file or folder, as the `files` source reads it. For
-`finetune`, `predict`, `probe` and `downstream` it is a folder with a folder for each labelled set: files that begin with
-train, dev or val, and test, as jsonl with `text` and `label` or as CoNLL; `text/` beside them is what to pretrain on.
+`finetune`, `predict`, `probe` and `downstream` it is a folder with a folder for each labelled set: files that begin
+with train, dev or val, and test, as jsonl with `text` and `label` or as CoNLL; `text/` beside them is what `downstream`
+pretrains on.
 """
 
 from __future__ import annotations
