@@ -61,7 +61,7 @@ def finetune(
 
     Raises:
         UserError: bad data, no such checkpoint, more than one process, or `out` can't be written.
-        Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; the same call goes on.
+        Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; the same call goes on, given `inputs`.
     """
     started = time.monotonic()
     work = open_work(out, fingerprint(inputs, task) if inputs else None)

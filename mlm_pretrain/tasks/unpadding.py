@@ -1,7 +1,7 @@
 """Fine-tuning without padding: the rows of a batch go through the encoder as the documents of one packed row.
 
 A head sees the padded batch that it knows; between its call of the encoder and the answer, padding is taken out and
-put back. So batches may be drawn at random, whatever the lengths of their rows.
+put back, as ModernBERT has it (arXiv 2412.13663). So batches may be drawn at random, whatever the lengths of rows.
 """
 
 from __future__ import annotations

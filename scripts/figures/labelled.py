@@ -16,7 +16,8 @@ BRIEF: dict[str, dict[str, Any]] = {
     "training": {"optim": "muon", "learning_rate": 1e-3, "lr_scheduler_type": "linear"},
     "objective": {"mlm_probability": 0.4},
 }
-"""How the encoder is pretrained: what we recommend for a budget of a few minutes, as in configs/quickstart.yaml."""
+"""How the encoder is pretrained, for a minute; AdamW and the default schedule weren't compared with it on so few steps
+(configs/RECIPES.md)."""
 TRAIN_EXAMPLES = 1000
 """At most, of each set."""
 TEST_EXAMPLES = 1000
