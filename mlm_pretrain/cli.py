@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from mlm_pretrain import options
 
 if TYPE_CHECKING:
@@ -69,11 +67,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
         stages.evaluate(_config(arguments), force=arguments.force)
         return
+    from mlm_pretrain.config import TaskConfig
+    from mlm_pretrain.config.yaml_text import meant, read_value
     from mlm_pretrain.tasks import evaluate as scoring
 
     out = arguments.out and Path(arguments.out)
-    columns = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in arguments.overrides)}
-    figures = scoring.evaluate(arguments.config, Path(arguments.data), out, columns=columns)
+    given = {key: read_value(value) for key, _, value in (text.partition("=") for text in arguments.overrides)}
+    figures = scoring.evaluate(arguments.config, Path(arguments.data), out, columns=meant(given, TaskConfig))
     print(scoring.describe(figures))
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mlm_pretrain.config import Config
+from mlm_pretrain.config.yaml_text import meant, read_value, read_yaml
 from mlm_pretrain.errors import UserError, nearest
 
 # Of these keys of a section one at most is given: an override of one replaces the others.
@@ -36,7 +37,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not file.exists() and shipped.is_file():
         file = shipped
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = read_yaml(file.read_text(encoding="utf-8"), Config)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config; give a YAML file or a run directory") from None
     except UnicodeDecodeError as error:
@@ -58,6 +59,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raw["run"] = {**(raw.get("run") or {}), "output_dir": str(parent), "name": where.name}
     for override in overrides:
         _override(raw, override)
+        raw = meant(raw, Config)
     return make_config(raw, place=str(file))
 
 
@@ -77,10 +79,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"'{override}' is no override; write section.key=value")
-    try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        value = text
+    value = read_value(text)
     node: Any = raw
     *parents, last = key.split(".")
     for part in parents:
