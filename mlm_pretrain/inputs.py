@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import Config, fingerprint
+from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.publish.provenance import source_commit
-from mlm_pretrain.run import file_digest
 
 VERSIONED = ("mlm-pretrain", "torch", "transformers", "datasets", "tokenizers", "accelerate")
 

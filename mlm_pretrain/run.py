@@ -8,62 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
-import hashlib
-import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.config.secrets import access_tokens
 from mlm_pretrain.errors import UserError
-
-MANIFEST = "manifest.json"
-_HELD: dict[str, IO[str]] = {}
-"""The locks that this process holds, by place."""
-
-
-@contextlib.contextmanager
-def held(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock file for this process, which may do so again while it does.
-
-    Args:
-        what: the error, where another process holds it.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    place = str(lock.absolute())
-    if place in _HELD:
-        yield
-        return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(what) from None
-        _HELD[place] = handle
-        try:
-            yield
-        finally:
-            _HELD.pop(place, None)
-
-
-def _let_go() -> None:
-    """A forked process that outlives its killed parent for some seconds may not hold the parent's locks."""
-    for handle in _HELD.values():
-        handle.close()
-    _HELD.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
+from mlm_pretrain.io.locks import held
+from mlm_pretrain.io.whole import read_json, restore_folder, write_json, write_text
 
 
 class RunDirectory:
@@ -186,110 +142,6 @@ class RunDirectory:
             for target in (self.tokenizer, self.model, *self.tasks.glob(".*.old")):
                 restore_folder(target.with_name(target.name.removeprefix(".").removesuffix(".old")))
             yield
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: beside it, fsynced, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        beside.replace(path)
-        fsync(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
-
-
-_UMASK = _umask()
-
-
-def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = False) -> None:
-    """Write a folder whole or not at all, in the place of an older one if there is one.
-
-    Args:
-        fill: writes the files into the folder it is given.
-        manifest: whether to list the files' sizes and digests in `manifest.json`.
-    """
-    beside = target.with_name(f".{target.name}.tmp")
-    restore_folder(target)
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    fsync(target.parent.parent)
-    try:
-        fill(beside)
-        if manifest:
-            entries = {path.name: file_digest(path) for path in sorted(beside.iterdir())}
-            (beside / MANIFEST).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-        for path in beside.rglob("*"):
-            if path.is_file():
-                path.chmod(0o666 & ~_UMASK)  # safetensors gives its files to their owner alone
-            fsync(path)
-        fsync(beside)
-        if target.exists():
-            # A folder can't be replaced in one step; the old one is out of the way for a moment.
-            old = target.with_name(f".{target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-            beside.rename(target)
-            shutil.rmtree(old)
-        else:
-            beside.rename(target)
-        fsync(target.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-
-
-def restore_folder(target: Path) -> None:
-    """Put a folder back that `write_folder` was about to replace when it was killed."""
-    old = target.with_name(f".{target.name}.old")
-    if old.is_dir() and not target.exists():
-        old.rename(target)
-
-
-def file_digest(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file."""
-    with path.open("rb") as handle:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
-
-
-def fsync(path: Path) -> None:
-    """Let a file's contents, or a folder's entries, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, data: Any) -> None:
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where the file is missing.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and rerun the stage that writes it") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: expected a JSON object; delete it and rerun the stage that writes it")
-    return data
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.run import RunDirectory, read_json
+from mlm_pretrain.io.whole import read_json
+from mlm_pretrain.run import RunDirectory
 
 
 def summary(run: RunDirectory) -> str:

@@ -19,7 +19,7 @@ import psutil
 import yaml
 from safetensors.torch import load_file
 
-from mlm_pretrain.run import file_digest
+from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.text import installed_docs
 
 STEPS = 300

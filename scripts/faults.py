@@ -23,8 +23,7 @@ import psutil
 from fault_runs import STEPS, Bench, Fault, Run, Skipped, check, full_disk, one_error, wait_for_end
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.run import file_digest
-from mlm_pretrain.training.checkpoint import find_fault
+from mlm_pretrain.io.digests import file_digest, find_fault
 
 Row = Callable[[Bench], str]
 

@@ -18,10 +18,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mlm_pretrain.config import FilterConfig, PublishConfig, SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.publish import citation, pictures, tables, task_tables
 from mlm_pretrain.publish.facts import CardFacts, read_facts
 from mlm_pretrain.publish.task_facts import TaskFacts
-from mlm_pretrain.run import RunDirectory, write_text
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog
 
 PIPELINE_TAGS = {

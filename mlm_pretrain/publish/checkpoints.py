@@ -19,10 +19,13 @@ from huggingface_hub import ModelCard
 
 from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.digests import MANIFEST, find_fault
+from mlm_pretrain.io.locks import held
+from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.publish.card import render_encoder_card
 from mlm_pretrain.publish.facts import read_facts
 from mlm_pretrain.publish.files import Repository, model_files
-from mlm_pretrain.run import MANIFEST, RunDirectory, held, write_text
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog, warn
 
 TRAINER_STATE = "trainer_state.json"
@@ -93,8 +96,6 @@ def standing_checkpoints(run: RunDirectory) -> list[Path]:
 
 def whole(folders: Iterable[Path]) -> list[Path]:
     """Those of which nothing that would be sent is missing or damaged; the others are told."""
-    from mlm_pretrain.training.checkpoint import find_fault  # imports torch
-
     kept = []
     for folder in folders:
         fault = find_fault(folder, [*model_files(folder), "config.json", "model.safetensors", TRAINER_STATE])

@@ -17,8 +17,9 @@ from mlm_pretrain.config import Config, PublishConfig
 from mlm_pretrain.config.public import public_records
 from mlm_pretrain.config_file import load_config, make_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.task_facts import Facts, ModelFacts, Number, TaskFacts, TaskResult
-from mlm_pretrain.run import RunDirectory, read_json
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog
 
 T = TypeVar("T", bound=BaseModel)

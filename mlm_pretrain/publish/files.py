@@ -22,9 +22,10 @@ from mlm_pretrain.config.public import public_records
 from mlm_pretrain.config.secrets import ACCESS_TOKEN, secrets
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.card import write_cards
 from mlm_pretrain.publish.facts import task_folders
-from mlm_pretrain.run import RunDirectory, read_json
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog
 
 TOKENIZER_FILES = (

@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.publish import report_tables as tables
 from mlm_pretrain.publish import report_task_figures as task_figures
 from mlm_pretrain.publish.facts import CardFacts
@@ -24,7 +25,6 @@ from mlm_pretrain.publish.report_records import RunRecords, read_runs
 from mlm_pretrain.publish.report_tables import Planned
 from mlm_pretrain.publish.report_tasks import Table, TaskSection, task_comparison, task_sections
 from mlm_pretrain.publish.tables import number, recipe_rows, score_rows
-from mlm_pretrain.run import write_text
 
 TEMPLATE = "report.html.jinja"
 

@@ -13,8 +13,9 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.config.public import public_records
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.facts import CardFacts, read_facts
-from mlm_pretrain.run import RunDirectory, read_json
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.batch_size import BatchSize
 
 Record = dict[str, Any]

@@ -10,10 +10,10 @@ from typing import Any
 from mlm_pretrain import plan as plans
 from mlm_pretrain.config.public import public_records
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.report_records import RunRecords
 from mlm_pretrain.publish.report_tasks import Table
 from mlm_pretrain.publish.tables import number, percent
-from mlm_pretrain.run import read_json
 
 ABSENT = "–"
 _NOTHING: Any = object()

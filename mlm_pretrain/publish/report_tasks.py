@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mlm_pretrain.config.public import public_records
+from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish import report_task_figures as figures
 from mlm_pretrain.publish.report_figures import Gallery
 from mlm_pretrain.publish.report_mistakes import (
@@ -20,7 +21,6 @@ from mlm_pretrain.publish.report_mistakes import (
 )
 from mlm_pretrain.publish.report_records import RunRecords
 from mlm_pretrain.publish.tables import number
-from mlm_pretrain.run import read_json
 from mlm_pretrain.tasks import plots
 
 MOST_CLASSES = 40

@@ -9,7 +9,8 @@ from typing import Any
 from mlm_pretrain.config import Config, Sweep, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import folder_digests, model_inputs
-from mlm_pretrain.run import RunDirectory, file_digest
+from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.common import skipped, stage
 from mlm_pretrain.stages.publishing import write_cards
 from mlm_pretrain.training.processes import leave_to_rank_zero

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.inputs import text_inputs
-from mlm_pretrain.run import RunDirectory, write_folder, write_json, write_text
+from mlm_pretrain.io.whole import write_folder, write_json, write_text
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.common import check_fill_mask, refuse_other_run, skipped, stage, tokenizer_stands
 from mlm_pretrain.training.processes import leave_to_rank_zero
 

@@ -24,7 +24,9 @@ from transformers import PreTrainedTokenizerBase
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, dotted, fingerprint
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.run import MANIFEST, file_digest, fsync, held, write_json
+from mlm_pretrain.io.digests import MANIFEST, file_digest
+from mlm_pretrain.io.locks import held
+from mlm_pretrain.io.whole import fsync, write_json
 from mlm_pretrain.stream.jobs import Meter, run_jobs
 from mlm_pretrain.stream.lanes import TextRows
 from mlm_pretrain.stream.pack import Block, Segmenter, least_chunk_bytes

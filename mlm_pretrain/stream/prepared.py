@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.run import MANIFEST, RunDirectory, read_json
+from mlm_pretrain.io.digests import MANIFEST
+from mlm_pretrain.io.whole import read_json
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.lanes import RowSource
 from mlm_pretrain.stream.pack import TEXT_BYTES_PER_TOKEN, Block
 from mlm_pretrain.stream.shuffle import Origin, State, deal

@@ -11,7 +11,8 @@ import pydantic
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
-from mlm_pretrain.run import file_digest, write_json, write_text
+from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.io.whole import write_json, write_text
 from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.calibration import calibration_error, reliability
 from mlm_pretrain.tasks.finished import FinishedModel

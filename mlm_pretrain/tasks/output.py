@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.run import fsync, read_json, write_json
+from mlm_pretrain.io.whole import fsync, read_json, write_json
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".json")

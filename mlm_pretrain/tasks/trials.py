@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError, nearest
-from mlm_pretrain.run import read_json, write_folder, write_json, write_text
+from mlm_pretrain.io.whole import read_json, write_folder, write_json, write_text
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.data import LabelledData, complete, first_examples, read_splits

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import SourceConfig, TextConfig
-from mlm_pretrain.run import RunDirectory, read_json
+from mlm_pretrain.io.whole import read_json
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.text.files import find_files
 from mlm_pretrain.text.mixture import source_names
 from mlm_pretrain.text.readers import COMPRESSIONS

@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from torch import Tensor
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.run import MANIFEST, file_digest, write_folder
+from mlm_pretrain.io.digests import find_fault
+from mlm_pretrain.io.whole import write_folder
 
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -54,7 +55,7 @@ def save_checkpoint(
         tensors, plain = _split_optimizer(optimizer)
         save_file(tensors, folder / OPTIMIZER)
         save_file(random, folder / RANDOM)
-        text = json.dumps({**state, "optimizer": plain}, indent=1)
+        text = json.dumps({**state, "optimizer": plain}, indent=1, allow_nan=False)
         (folder / TRAINER_STATE).write_text(text, encoding="utf-8")
 
     write_folder(target, fill, manifest=True)
@@ -87,26 +88,6 @@ def remove_leftovers(folder: Path) -> None:
     for pattern in (".step-*.tmp", ".step-*.old"):
         for path in folder.glob(pattern):
             shutil.rmtree(path)
-
-
-def find_fault(checkpoint: Path, names: Collection[str] | None = None) -> str | None:
-    """What is wrong with a checkpoint: a file that is missing or differs from the manifest; None if nothing is.
-
-    Args:
-        names: only these files; by default all.
-    """
-    try:
-        entries = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"no readable {MANIFEST}"
-    for name, entry in entries.items():
-        if names is not None and name not in names:
-            continue
-        if not (checkpoint / name).is_file():
-            return f"{name} is missing"
-        if file_digest(checkpoint / name) != entry:
-            return f"{name} is damaged (its size or SHA-256 is not the one that was written)"
-    return None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

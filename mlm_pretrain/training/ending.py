@@ -18,7 +18,8 @@ from typing import Any
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.errors import UserError, first_line
-from mlm_pretrain.run import RunDirectory, read_json, write_json
+from mlm_pretrain.io.whole import read_json, write_json
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.training.interrupts import CTRL_C, EXIT_CODES, Interrupted
 
 RUNNING = "running"

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.io.whole import write_folder
 from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import candidate_attentions
 from mlm_pretrain.objectives.base import OBJECTIVES, Objective
-from mlm_pretrain.run import RunDirectory, write_folder
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.loader import GlobalBatch, merge_counts
 from mlm_pretrain.stream.prepare import prepared_settings
 from mlm_pretrain.stream.prepared import prepared_folder, refuse_stale, shards_fingerprint

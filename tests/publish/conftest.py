@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from mlm_pretrain.config_file import make_config
-from mlm_pretrain.run import RunDirectory, write_json
+from mlm_pretrain.io.whole import write_json
+from mlm_pretrain.run import RunDirectory
 from tests.hub_server import HubServer, hub_server
 
 TEXT = "return the shape of an array ` | a first text , second one somewhat longer . put to be tagged here classified"

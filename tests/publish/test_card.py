@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.config_file import make_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.publish.card import render_encoder_card, render_task_card, write_cards
 from mlm_pretrain.publish.facts import CardFacts, FillMask, Prediction, public_records, read_facts
 from mlm_pretrain.publish.tables import code, number
-from mlm_pretrain.run import RunDirectory, read_json, write_json
+from mlm_pretrain.run import RunDirectory
 from tests.hub_server import card_problems
 
 

@@ -11,10 +11,11 @@ import huggingface_hub
 import pytest
 from matplotlib.image import imread
 
+from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.publish.card import render_encoder_card, render_task_card, write_cards
 from mlm_pretrain.publish.facts import read_facts
 from mlm_pretrain.publish.provenance import source_commit
-from mlm_pretrain.run import RunDirectory, read_json, write_json
+from mlm_pretrain.run import RunDirectory
 from tests.hub_server import HubServer, card_problems
 from tests.hub_server.clients import client
 

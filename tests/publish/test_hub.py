@@ -12,8 +12,9 @@ import yaml
 from mlm_pretrain.config import Config
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.publish.hub import push
-from mlm_pretrain.run import RunDirectory, read_json, write_json
+from mlm_pretrain.run import RunDirectory
 from tests.hub_server import TOKEN, Fault, HubServer
 from tests.hub_server.clients import client
 

@@ -17,9 +17,10 @@ from transformers import AutoTokenizer, BertForMaskedLM
 
 from mlm_pretrain.config_file import load_config, make_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import write_folder
 from mlm_pretrain.publish.files import Repository
 from mlm_pretrain.publish.hub import push
-from mlm_pretrain.run import RunDirectory, write_folder
+from mlm_pretrain.run import RunDirectory
 from tests.hub_server import TOKEN, Fault, HubServer, card_problems
 from tests.hub_server.clients import client, environment, run_command
 

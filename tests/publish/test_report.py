@@ -17,13 +17,14 @@ from mlm_pretrain import plan as plans
 from mlm_pretrain.cli import main
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import write_json
 from mlm_pretrain.publish.report import write_report
 from mlm_pretrain.publish.report_curves import draw_curves
 from mlm_pretrain.publish.report_figures import Gallery
 from mlm_pretrain.publish.report_mistakes import classes_of, confusion_of, read_mistakes
 from mlm_pretrain.publish.report_records import curve, read_runs
 from mlm_pretrain.publish.report_tables import differences
-from mlm_pretrain.run import RunDirectory, write_json
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.metrics import ClassificationMetric
 from mlm_pretrain.tasks.ner import TokenClassification
 from tests.publish.conftest import RESULTS

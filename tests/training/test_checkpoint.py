@@ -17,9 +17,10 @@ import pytest
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.digests import find_fault
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog
-from mlm_pretrain.training.checkpoint import find_fault, newest_checkpoint
+from mlm_pretrain.training.checkpoint import newest_checkpoint
 from mlm_pretrain.training.loop import Pretraining, pretrain
 from tests.conftest import tiny_config
 

@@ -15,11 +15,12 @@ from transformers import PreTrainedTokenizerFast
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config, ModelConfig, ObjectiveConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.run import RunDirectory, file_digest
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.loader import GlobalBatch, rows_of
 from mlm_pretrain.stream.pack import collate
 from mlm_pretrain.telemetry import MetricsLog

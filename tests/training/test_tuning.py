@@ -12,7 +12,8 @@ from torch import nn
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config
-from mlm_pretrain.run import RunDirectory, file_digest
+from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog
 from mlm_pretrain.training.loop import Pretraining
 from mlm_pretrain.training.tuning import Probe, candidate_rows, fastest_attention, fastest_rows, repeated_layers
