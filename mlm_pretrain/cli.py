@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_pretrain import options
+from mlm_pretrain import escaping, options, telemetry
 
 if TYPE_CHECKING:
     from mlm_pretrain.config import Config
@@ -37,7 +38,7 @@ def tokenizer(arguments: argparse.Namespace) -> None:
     """train a tokenizer (or take an existing one) and set held-out text aside"""
     from mlm_pretrain import stages
 
-    print(stages.train_tokenizer(_config(arguments), force=arguments.force))
+    telemetry.show(stages.train_tokenizer(_config(arguments), force=arguments.force))
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -45,19 +46,19 @@ def prepare(arguments: argparse.Namespace) -> None:
     from mlm_pretrain import stages
 
     config = _config(arguments)
-    print(stages.prepare(config, force=arguments.force))
+    telemetry.show(stages.prepare(config, force=arguments.force))
     if not config.stream.prepared:
-        print("to train on these shards: stream.prepared=true")
+        telemetry.show("to train on these shards: stream.prepared=true")
 
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """pretrain a masked language model, or go on from its newest checkpoint"""
-    from mlm_pretrain import stages, summary, telemetry
+    from mlm_pretrain import stages, summary
 
     config = _config(arguments)
     model = stages.pretrain(config, force=arguments.force)
     telemetry.say(summary.pretraining(stages.RunDirectory.of(config).read_results()))
-    print(model)
+    telemetry.show(model)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -74,7 +75,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     out = arguments.out and Path(arguments.out)
     given = {key: read_value(value) for key, _, value in (text.partition("=") for text in arguments.overrides)}
     figures = scoring.evaluate(arguments.config, Path(arguments.data), out, columns=meant(given, TaskConfig))
-    print(scoring.describe(figures))
+    telemetry.show(scoring.describe(figures))
 
 
 def finetune(arguments: argparse.Namespace) -> None:
@@ -89,7 +90,7 @@ def finetune(arguments: argparse.Namespace) -> None:
         sweep=arguments.sweep,
         train_fractions=arguments.train_fractions,
     )
-    print(summary.summary(stages.RunDirectory.of(config)))
+    telemetry.show(summary.summary(stages.RunDirectory.of(config)))
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -133,7 +134,7 @@ def report(arguments: argparse.Namespace) -> None:
     """a page on a run, or on several beside each other: curves, results, mistakes"""
     from mlm_pretrain.publish.report import write_report
 
-    print(write_report(arguments.runs, arguments.out and Path(arguments.out)))
+    telemetry.show(write_report(arguments.runs, arguments.out and Path(arguments.out)))
 
 
 def push(arguments: argparse.Namespace) -> None:
@@ -150,7 +151,7 @@ def push(arguments: argparse.Namespace) -> None:
         further=[space] if arguments.space else (),
     )
     for pushed in sent:
-        print(pushed)
+        telemetry.show(pushed)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -158,7 +159,7 @@ def run(arguments: argparse.Namespace) -> None:
     from mlm_pretrain import stages, summary
 
     config = _config(arguments)
-    print(f"\n{summary.summary(stages.run_all(config))}\n\n{_next_steps(arguments.config, config)}")
+    telemetry.show(f"\n{summary.summary(stages.run_all(config))}\n\n{summary.next_steps(arguments.config, config)}")
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -182,16 +183,20 @@ def plan(arguments: argparse.Namespace) -> None:
     if "pretraining" in results and not arguments.gpu:
         rows = plans.compare(plans.plan(config, gpus=arguments.gpus, own_utilisation=False), results)
     if arguments.json:
-        print(json.dumps(made.figures() | {"comparison": rows}, indent=2))
+        telemetry.show(json.dumps(made.figures() | {"comparison": rows}, indent=2))
         return
-    print(plans.describe(made))
+    telemetry.show(plans.describe(made))
     if rows:
-        print(f"\n{plans.describe_comparison(rows)}")
+        telemetry.show(f"\n{plans.describe_comparison(rows)}")
 
 
 def config_show(arguments: argparse.Namespace) -> None:
     """print the resolved config, defaults and overrides included"""
-    print(_config(arguments).to_yaml(), end="")
+    config = _config(arguments)
+    written = config.to_yaml()
+    # YAML's own escapes, which are read back, where the console can't take it as it is.
+    fits = escaping.fits(written, sys.stdout)
+    telemetry.show((written if fits else config.to_yaml(ascii_only=True)).rstrip("\n"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,8 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 where the user can mend what went wrong (one line on stderr); 128 + the signal where one has stopped it,
         as 143 after SIGTERM, 130 after Ctrl-C.
     """
+    escaping.take_any_console()
     arguments = _parse(argv)
-    from mlm_pretrain import telemetry
     from mlm_pretrain.training import ending, interrupts, processes
 
     telemetry.quiet_libraries()
@@ -242,7 +247,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="mlm-pretrain",
         description=DESCRIPTION,
         epilog=EXAMPLES,
@@ -266,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    verbs: argparse._SubParsersAction[options.Parser],
     verb: Verb,
     *groups: Callable[[argparse.ArgumentParser], None],
     name: str | None = None,
@@ -282,17 +287,3 @@ def _config(arguments: argparse.Namespace) -> Config:
     from mlm_pretrain.config_file import load_config
 
     return load_config(arguments.config, arguments.overrides)
-
-
-def _next_steps(place: str, config: Config) -> str:
-    root = Path(config.run.output_dir) / config.run.name
-    lines = [
-        f"  {note:<14}mlm-pretrain {command}"
-        for note, command in (
-            *[("label texts:", f"predict {root / 'tasks' / task.name} texts.txt") for task in config.tasks[:1]],
-            ("play:", f"demo {root}"),
-            ("train longer:", f"run {place} run.name={config.run.name}-longer training.budget.minutes=30"),
-            ("publish:", f"push {root} --repo-id you/{config.run.name} --dry-run"),
-        )
-    ]
-    return "next:\n" + "\n".join(lines)

@@ -10,27 +10,34 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from mlm_pretrain.escaping import LONGEST_VALUE, one_line, shortened
+
+MOST_CHOICES = 30
+"""Names that a message lists."""
+
 
 class UserError(ValueError):
-    """What the user can mend. Its text is one line: file, place, what is wrong, what to do."""
+    """What the user can mend. Its text is one line of bounded length: file, place, what is wrong, what to do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(one_line(message))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant.
 
     Returns:
-        `"; did you mean 'x'?"` where a known name is close, else `"; allowed: …"` with all of them.
+        `"; did you mean 'x'?"` where a known name is close, else `"; allowed: …"` with all of them, or the first
+        `MOST_CHOICES` and their number.
     """
     choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:LONGEST_VALUE], choices, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; allowed: {', '.join(choices)}"
+        return f"; did you mean '{shortened(close[0], LONGEST_VALUE)}'?"
+    more = f", … ({len(choices):,} in all)" if len(choices) > MOST_CHOICES else ""
+    return f"; allowed: {', '.join(choices[:MOST_CHOICES])}{more}"
 
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, as one line; its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])

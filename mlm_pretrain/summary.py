@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mlm_pretrain import telemetry
+from mlm_pretrain.config import Config
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.run import RunDirectory
 
@@ -64,6 +66,21 @@ def pretraining(results: dict[str, Any]) -> str:
         f"pretraining: {done['steps']:,} steps{left_out}, {done['tokens']:,} tokens in {done['seconds']:,.0f} s "
         f"({done['tokens_per_second']:,.0f} tokens/s{mfu}{spent}), {done['parameters'] / 1e6:,.1f} M parameters"
     )
+
+
+def next_steps(place: str, config: Config) -> str:
+    """What may be done with a finished run: commands to copy."""
+    root = Path(config.run.output_dir) / config.run.name
+    lines = [
+        f"  {note:<14}mlm-pretrain {command}"
+        for note, command in (
+            *[("label texts:", f"predict {root / 'tasks' / task.name} texts.txt") for task in config.tasks[:1]],
+            ("play:", f"demo {root}"),
+            ("train longer:", f"run {place} run.name={config.run.name}-longer training.budget.minutes=30"),
+            ("publish:", f"push {root} --repo-id you/{config.run.name} --dry-run"),
+        )
+    ]
+    return "next:\n" + "\n".join(lines)
 
 
 def _curve(name: str, task: dict[str, Any]) -> str:

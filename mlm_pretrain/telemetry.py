@@ -1,6 +1,7 @@
 """What a run says: progress, lines, tables, and `metrics.jsonl`. Only rank zero speaks.
 
-Progress and lines go to stderr; results that a user may pipe on go to stdout. How stderr looks is `log_format`: bars
+Progress and lines go to stderr; results that a user may pipe on go to stdout. All of it goes through `escaping`: what
+came from data steers no terminal. How stderr looks is `log_format`: bars
 on a terminal, whole lines in a file or a pipe, a JSON object a line where that is asked for.
 """
 
@@ -13,11 +14,13 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
+
+from mlm_pretrain import escaping
 
 BAR = "{desc:<22} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 BAR_WITHOUT_RATE = "{desc:<22} {percentage:3.0f}%|{bar:24}| [{elapsed}<{remaining}{postfix}]"
@@ -82,20 +85,39 @@ def say(line: str = "") -> None:
 
 def warn(line: str) -> None:
     """One line about something that the user should know, while the run goes on."""
-    _speak("warning", line, prefix="warning: ")
+    _speak("warning", escaping.one_line(line), prefix="warning: ")
+
+
+def show(text: object) -> None:
+    """A result, on standard output."""
+    with reader_may_leave():
+        print(escaping.terminal(text), flush=True)
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """A reader of standard output that has seen enough (`predict … | head`) is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Python flushes standard output once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _speak(event: str, line: str, prefix: str = "") -> None:
     if not is_rank_zero():
         return
     kind, console = log_format(), _Console(sys.stderr)
+    if kind == "json":
+        if line.strip():
+            emit(event, message=line.strip())
+        return
+    line = escaping.terminal(line)
     if kind == "bars":
         tqdm.write(f"{prefix}{line}", file=console)
-    elif kind == "plain":
+    else:
         console.write(f"{prefix}{line}\n")
         console.flush()
-    elif line.strip():
-        emit(event, message=line.strip())
 
 
 def complain(line: str, fresh_line: bool = False) -> None:
@@ -107,7 +129,7 @@ def complain(line: str, fresh_line: bool = False) -> None:
     if log_format() == "json":
         emit("error", message=line)
     else:
-        print("\n" if fresh_line else "", f"error: {line}", sep="", file=sys.stderr)
+        print("\n" if fresh_line else "", f"error: {escaping.visible(line)}", sep="", file=sys.stderr)
 
 
 def emit(event: str, **values: Any) -> None:
@@ -115,7 +137,7 @@ def emit(event: str, **values: Any) -> None:
     record = {"event": event, "time": round(time.time(), 3), **values}
     console = _Console(sys.stderr)
     # In one piece, so that lines of several processes stay whole.
-    console.write(json.dumps(record, ensure_ascii=False) + "\n")
+    console.write(escaping.json_line(record, sys.stderr) + "\n")
     console.flush()
 
 
@@ -166,7 +188,8 @@ class _JsonLines(_Lines):
         done, seconds = round(values["n"], 4), round(values["elapsed"], 3)
         line = {"stage": self.desc, "done": done, "total": values["total"], "unit": values["unit"], "seconds": seconds}
         note = {"note": values["postfix"]} if values["postfix"] else {}
-        return json.dumps({"event": "progress", "time": round(time.time(), 3), **line, **note}, ensure_ascii=False)
+        record = {"event": "progress", "time": round(time.time(), 3), **line, **note}
+        return escaping.json_line(record, sys.stderr)
 
 
 def progress(
@@ -184,7 +207,7 @@ def progress(
         scale: whether numbers are shown as 1.2k, 3.4M.
         rate: whether to show units per second; without it, the caller shows a speed in the postfix.
     """
-    kind = log_format()
+    kind, description = log_format(), escaping.visible(description)
     common: dict[str, Any] = {
         "total": total,
         "unit": unit,
@@ -214,9 +237,10 @@ def progress(
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Rows as aligned text; the first column to the left, the others to the right."""
-    body = [list(row) for row in rows]
-    every = ([list(header)] if header else []) + body
+    """Rows as aligned text, a line each whatever is in them; the first column to the left, the others to the right."""
+    body = [[escaping.visible(cell) for cell in row] for row in rows]
+    header = [escaping.visible(cell) for cell in header]
+    every = ([header] if header else []) + body
     widths = [max(len(row[column]) for row in every) for column in range(len(every[0]))]
 
     def line(row: Sequence[str]) -> str:
@@ -228,7 +252,7 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
 
     lines = [line(row) for row in body]
     if header:
-        lines = [line(list(header)), "  ".join("-" * width for width in widths), *lines]
+        lines = [line(header), "  ".join("-" * width for width in widths), *lines]
     return "\n".join(lines)
 
 

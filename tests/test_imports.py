@@ -13,7 +13,7 @@ import mlm_pretrain
 PACKAGE = Path(mlm_pretrain.__file__).parent
 # Each floor from left to right; a module may import what stands to its left, and everything below.
 FLOORS = [
-    ["errors", "registry", "escaping", "io", "config", "config_file", "run", "telemetry"],
+    ["escaping", "errors", "registry", "io", "config", "config_file", "run", "telemetry"],
     ["text", "objectives", "models"],
     ["stream", "training", "tasks"],
     ["plan", "evaluation", "publish", "demo"],

@@ -123,9 +123,9 @@ class Config(Section):
             )
         return self
 
-    def to_yaml(self) -> str:
+    def to_yaml(self, ascii_only: bool = False) -> str:
         """The resolved config, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=not ascii_only)
 
     def task(self, name: str) -> TaskConfig:
         for task in self.tasks:

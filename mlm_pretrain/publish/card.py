@@ -7,8 +7,8 @@ Model Reporting"). The words stand in `model_cards/*.jinja`; the numbers are tho
 from __future__ import annotations
 
 import functools
-import json
 import re
+import shlex
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mlm_pretrain.config import FilterConfig, PublishConfig, SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.escaping import json_line, markdown, markdown_code, visible
 from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.publish import citation, pictures, tables, task_tables
 from mlm_pretrain.publish.facts import CardFacts, read_facts
@@ -172,7 +173,12 @@ def render_task_card(
 
 def _literal(text: str) -> str:
     """A string as Python source, in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
+    return json_line(text)
+
+
+def _shell_word(text: str) -> str:
+    """A word of a command, on one line."""
+    return shlex.quote(visible(text))
 
 
 def pipeline_tag(architecture: str) -> str | None:
@@ -196,8 +202,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = {"number": tables.number, "cell": tables.cell, "code": tables.code, "percent": tables.percent}
-    environment.filters |= {**filters, "python": _literal}
+    environment.filters |= {"number": tables.number, "percent": tables.percent}
+    environment.filters |= {"text": markdown, "code": markdown_code, "python": _literal, "shell": _shell_word}
     return environment
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from mlm_pretrain.escaping import visible
 from mlm_pretrain.publish.facts import CardFacts
 from mlm_pretrain.publish.task_facts import TaskFacts
 
@@ -72,4 +73,4 @@ def method_of_task(task: TaskFacts) -> list[str]:
 
 def _plain(value: object) -> str:
     """On one line, and no end of the block of code."""
-    return " ".join(str(value).split()).replace("`", "'")
+    return visible(" ".join(str(value).split())).replace("`", "'")

@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.escaping import terminal
 from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.publish import report_tables as tables
 from mlm_pretrain.publish import report_task_figures as task_figures
@@ -104,7 +105,11 @@ def render(runs: Sequence[RunRecords], gallery: Gallery) -> str:
         pictures=gallery.folder.name,
     )
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda shown: shown if isinstance(shown, Markup) or not isinstance(shown, str) else terminal(shown),
     )
     environment.filters["number"] = number
     template = (resources.files("mlm_pretrain") / "model_cards" / TEMPLATE).read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from mlm_pretrain.escaping import visible
 from mlm_pretrain.tasks import plots
 
 # Okabe & Ito (2008); those of their colours that stand out from white and from near-black alike.
@@ -40,6 +41,7 @@ def line_style(number: int) -> dict[str, Any]:
 
 
 def short(name: str) -> str:
+    name = visible(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
@@ -138,5 +140,5 @@ def _for_a_page(svg: str, name: str, alt: str) -> Markup:
     assert opening
     box = re.search(r'viewBox="[^"]*"', opening[0])
     assert box
-    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" aria-label="{escape(alt)}">'
+    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" aria-label="{escape(visible(alt))}">'
     return Markup(re.sub(r"\n\s*", "\n", head + svg[opening.end() :]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from mlm_pretrain.config import OptimizerSection, Ramp
 from mlm_pretrain.publish.facts import CardFacts, Scores, TokenizerFacts
 from mlm_pretrain.stream.batch_size import BatchSize
@@ -25,19 +23,6 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def percent(share: float | None) -> str:
     return "not recorded" if share is None else f"{100 * share:.3g} %"
-
-
-def cell(text: object) -> str:
-    """Text that may stand in a Markdown table: one line, its bars escaped."""
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def code(text: object) -> str:
-    """Text as a Markdown code span in a table; longer fences where it holds backticks itself."""
-    shown = cell(text) or " "
-    fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
-    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def spread(mean: float | None, deviation: float | None) -> str:

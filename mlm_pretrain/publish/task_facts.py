@@ -96,7 +96,9 @@ class ModelFacts(Facts):
 
     @property
     def architecture(self) -> str:
-        return self.architectures[0] if self.architectures else "unknown"
+        """The name of the class; code on a card imports it, so that nothing but a name is taken."""
+        named = self.architectures[0] if self.architectures else ""
+        return named if named.isidentifier() else "unknown"
 
 
 class TaskFacts(Facts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mlm_pretrain.escaping import markdown_code
 from mlm_pretrain.publish.facts import CardFacts
 from mlm_pretrain.publish.tables import Row, number, optimizer_rows, percent, spread
 from mlm_pretrain.publish.task_facts import TaskFacts, TaskResult
@@ -87,7 +88,11 @@ def class_rows(result: TaskResult) -> list[Row]:
     """Precision, recall, F1 and support of each class, or each type of entity, means over the seeds."""
     nested = result.details.get("by_class") or result.details.get("by_type") or {}
     return [
-        (name, *(_figure(row.get(key)) for key in ("precision", "recall", "f1")), _count(row.get("support")))
+        (
+            markdown_code(name),
+            *(_figure(row.get(key)) for key in ("precision", "recall", "f1")),
+            _count(row.get("support")),
+        )
         for name, row in nested.items()
         if isinstance(row, dict)
     ]

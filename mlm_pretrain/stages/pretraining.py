@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.inputs import model_inputs, text_inputs, versions
 from mlm_pretrain.run import RunDirectory
@@ -97,5 +98,5 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
         figures = masked_lm.evaluate(config, run)
         run.record(figures)
     write_cards(config)
-    print(masked_lm.format_figures(figures["heldout"]), flush=True)
+    telemetry.show(masked_lm.format_figures(figures["heldout"]))
     return figures["heldout"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.inputs import text_inputs
 from mlm_pretrain.io.whole import write_folder, write_json, write_text
@@ -62,7 +63,7 @@ def train_tokenizer_alone(config: Config, force: bool) -> Path:
         rows = (json.dumps(document._asdict(), ensure_ascii=False) + "\n" for document in seen.validation)
         write_text(run.validation, "".join(rows))
         run.record({"text": seen.sources})
-    print(format_report(report), flush=True)
+    telemetry.show(format_report(report))
     return run.tokenizer
 
 
@@ -104,5 +105,5 @@ def prepare_alone(config: Config, force: bool) -> Path:
         manifest = shards.prepare(config, tokenizer, packing, folder, settings, anew=force)
         counts = {source["name"]: {**source, "files": len(source["files"])} for source in manifest["sources"]}
         run.record({"prepared": {"sequence_length": config.stream.sequence_length, "sources": counts}})
-    print(shards.format_manifest(manifest, config.stream.sequence_length), flush=True)
+    telemetry.show(shards.format_manifest(manifest, config.stream.sequence_length))
     return folder

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.escaping import json_line
 from mlm_pretrain.io.whole import fsync, read_json, write_json
+from mlm_pretrain.telemetry import reader_may_leave
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".json")
@@ -61,7 +63,7 @@ class Output:
 
     def _formatted(self, records: Sequence[dict[str, Any]]) -> str:
         if self._delimiter is None:
-            return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            return "".join(json_line(record, self._stream) + "\n" for record in records)
         buffer = io.StringIO()
         # Strings in quotes: line ends of any kind in a text stay in their field.
         writer = csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
@@ -172,12 +174,12 @@ def open_output(output: Path | None, identity: str) -> Iterator[Output]:
         UserError: it can't be written, or ends in something else.
     """
     if output is None:
-        with _reader_may_leave():
+        with reader_may_leave():
             yield Output(sys.stdout)
         return
     try:
         if output.exists() and not output.is_file() and not output.is_dir():
-            with output.open("w", encoding="utf-8") as stream, _reader_may_leave():
+            with output.open("w", encoding="utf-8") as stream, reader_may_leave():
                 yield Output(stream)
             return
         if output.suffix.lower() not in (*TABLES, *LINES):
@@ -200,16 +202,6 @@ def _stands(output: Path) -> bool:
     with contextlib.suppress(OSError):
         return output.with_name(f".{output.name}.part.json").exists()
     return False
-
-
-@contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """A reader that has seen enough (`predict … | head`) is no error."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Python flushes standard output once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _lock(handle: IO[bytes], path: Path, output: Path) -> None:

@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
+from mlm_pretrain.escaping import visible
+
 DPI = 150
 # Colours that readers with any colour vision tell apart (Okabe & Ito 2008).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
@@ -157,6 +159,7 @@ def _write_counts(axes: Any, counts: np.ndarray, shares: np.ndarray, cell: float
 
 def _short(label: str) -> str:
     """A class name as it fits on an axis, taken literally."""
+    label = visible(label)
     name = label if len(label) <= LONGEST_NAME else f"{label[: LONGEST_NAME - 1]}…"
     # Dollars would begin a formula.
     return name.replace("$", r"\$")
