@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlm_pretrain.config_file import load_config as load_run_config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.publish.facts import task_folders
+from mlm_pretrain.publish.facts import refuse_links_out, task_folders
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.encoder import load_config
 from mlm_pretrain.tasks.finished import task_of
@@ -50,6 +50,7 @@ def _models_of(place: str | Path) -> list[Served]:
     run = RunDirectory(place)
     if not run.config.is_file() or (run.root / "config.json").is_file():
         return [_served(Path(place).resolve().name if Path(place).is_dir() else str(place), place)]
+    refuse_links_out(run)
     config = load_run_config(run.config)
     models = []
     if (run.model / "config.json").is_file():

@@ -36,7 +36,7 @@ def held(lock: Path, what: str) -> Iterator[None]:
         yield
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as handle:
+    with lock.open("a") as handle:  # never emptied: in a run that somebody else made it may be a link
         let_go = lock_file(handle, lock, what)
         _HELD[place] = handle.close
         try:

@@ -26,8 +26,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: beside it, fsynced, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.unlink(missing_ok=True)  # what is there may be a link to a file of somebody else's
     try:
-        with beside.open("w", encoding="utf-8") as handle:
+        with beside.open("x", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())

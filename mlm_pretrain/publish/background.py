@@ -159,7 +159,7 @@ class Sender:
                 for entry in self._outbox.entries():
                     if self._stop.is_set():
                         return None
-                    if checkpoints.whole([entry]):
+                    if checkpoints.whole([entry], self._run.root):
                         self._send(api, entry)
                     self._outbox.remove(entry)
         except Exception as error:  # whatever it is, the run is worth more

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import MANIFEST, find_fault
 from mlm_pretrain.io.locks import held
+from mlm_pretrain.io.paths import inside
 from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.publish.card import render_encoder_card
 from mlm_pretrain.publish.facts import read_facts
@@ -29,6 +31,7 @@ from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog, warn
 
 TRAINER_STATE = "trainer_state.json"
+_STEP = re.compile(r"step-\d{8,}")
 _CARD = "README.md"
 
 
@@ -36,19 +39,27 @@ class Outbox:
     """The checkpoints of a run that are still to be sent: `outbox/step-<8 digits>/`."""
 
     def __init__(self, run: RunDirectory) -> None:
-        self.folder = run.outbox
+        """
+        Raises:
+            UserError: a symlink leads out of the run.
+        """
+        self._root = run.root
+        self.folder = inside(run.root, run.outbox)
 
     def add(self, checkpoint: Path) -> None:
         """Keep a checkpoint's publishable files for sending, whole or not at all.
 
         Raises:
-            UserError: the disk is nearly full, so that checkpoints that are pruned had better be gone.
+            UserError: the disk is nearly full, so that checkpoints that are pruned had better be gone; a symlink leads
+                out of the run.
             OSError: the disk refuses.
         """
         target = self.folder / checkpoint.name
         if target.exists():
             return
-        names = [*model_files(checkpoint), TRAINER_STATE, MANIFEST]
+        names = [*model_files(checkpoint, self._root), TRAINER_STATE, MANIFEST]
+        for name in names:
+            inside(self._root, checkpoint / name)
         size = sum((checkpoint / name).stat().st_size for name in names)
         if shutil.disk_usage(checkpoint).free < 2 * size:
             raise UserError(f"{self.folder}: the disk is nearly full, so {checkpoint.name} is not kept for sending")
@@ -63,8 +74,12 @@ class Outbox:
         beside.rename(target)
 
     def entries(self) -> list[Path]:
-        """By step."""
-        return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
+        """By step.
+
+        Raises:
+            UserError: a symlink leads out of the run.
+        """
+        return _by_step(self.folder, self._root)
 
     def remove(self, entry: Path) -> None:
         shutil.rmtree(entry, ignore_errors=True)
@@ -90,15 +105,29 @@ def step_of(folder: Path) -> int:
 
 
 def standing_checkpoints(run: RunDirectory) -> list[Path]:
-    """By step."""
-    return sorted(path for path in run.checkpoints.glob("step-*") if path.is_dir())
+    """By step.
+
+    Raises:
+        UserError: a symlink leads out of the run.
+    """
+    return _by_step(run.checkpoints, run.root)
 
 
-def whole(folders: Iterable[Path]) -> list[Path]:
-    """Those of which nothing that would be sent is missing or damaged; the others are told."""
+def _by_step(folder: Path, root: Path) -> list[Path]:
+    # A name that isn't ours (`step-00000300.bak`) is somebody's own affair.
+    ours = sorted(path for path in folder.glob("step-*") if _STEP.fullmatch(path.name) and path.is_dir())
+    return [inside(root, path) for path in ours]
+
+
+def whole(folders: Iterable[Path], root: Path) -> list[Path]:
+    """Those of which nothing that would be sent is missing or damaged; the others are told.
+
+    Args:
+        root: of the run.
+    """
     kept = []
     for folder in folders:
-        fault = find_fault(folder, [*model_files(folder), "config.json", "model.safetensors", TRAINER_STATE])
+        fault = find_fault(folder, [*model_files(folder, root), "config.json", "model.safetensors", TRAINER_STATE])
         if fault:
             warn(f"{folder}: not sent: {fault}")
         else:
@@ -109,7 +138,7 @@ def whole(folders: Iterable[Path]) -> list[Path]:
 def checkpoint_repository(run: RunDirectory, folder: Path, publish: PublishConfig) -> Repository:
     """What is sent of a checkpoint (or of its entry in the outbox), with a card of its own."""
     card = str(_card(run, folder, publish)).encode()
-    return Repository(str(publish.hub_model_id), model_files(folder) | {_CARD: card}, revision=folder.name)
+    return Repository(str(publish.hub_model_id), model_files(folder, run.root) | {_CARD: card}, revision=folder.name)
 
 
 def write_card(run: RunDirectory, entry: Path, publish: PublishConfig) -> None:

@@ -17,6 +17,7 @@ from mlm_pretrain.config import Config, PublishConfig
 from mlm_pretrain.config.public import public_records
 from mlm_pretrain.config_file import load_config, make_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.paths import inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.task_facts import Facts, ModelFacts, Number, TaskFacts, TaskResult
 from mlm_pretrain.run import RunDirectory
@@ -153,8 +154,10 @@ def read_facts(run: RunDirectory, publish: PublishConfig | None = None) -> CardF
         publish: licence, language, repository and description of the card, by default those of the run's config.
 
     Raises:
-        UserError: `config.yaml` is missing, or a record is damaged or holds a value of the wrong kind.
+        UserError: `config.yaml` is missing, a record is damaged or holds a value of the wrong kind, or a symlink leads
+            out of the run.
     """
+    refuse_links_out(run)
     config = load_config(run.config)
     public_config = make_config(public_records(config.model_dump(mode="json")), place=str(run.config))
     results = public_records(run.read_results())
@@ -193,9 +196,25 @@ class _Measured(Facts):
     tasks: dict[str, TaskResult] = {}
 
 
+def refuse_links_out(run: RunDirectory) -> None:
+    """What a run tells and what is written beside it lies in the run itself: a run may come from somebody else.
+
+    Raises:
+        UserError: a symlink leads out of the run.
+    """
+    records = (run.config, run.results, run.metrics, run.end, run.tokenizer_report)
+    for path in (*records, run.model, run.tokenizer, run.tasks, run.checkpoints, run.outbox):
+        inside(run.root, path)
+
+
 def task_folders(run: RunDirectory) -> list[Path]:
-    """The folders of the fine-tuned models that stand in a run, by name."""
-    return sorted(folder for folder in run.tasks.glob("*") if (folder / "config.json").is_file())
+    """The folders of the fine-tuned models that stand in a run, by name.
+
+    Raises:
+        UserError: a symlink leads out of the run.
+    """
+    folders = sorted(folder for folder in run.tasks.glob("*") if (folder / "config.json").is_file())
+    return [inside(run.root, folder) for folder in folders]
 
 
 def _parsed(kind: type[T], data: dict[str, Any], place: Path) -> T:

@@ -6,7 +6,6 @@ Of every text file it is asked whether it holds an access token.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from mlm_pretrain.config.public import public_records
 from mlm_pretrain.config.secrets import ACCESS_TOKEN, secrets
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.paths import files_inside, inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.card import write_cards
 from mlm_pretrain.publish.facts import task_folders
@@ -106,18 +106,22 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def model_repositories(run: RunDirectory, publish: PublishConfig) -> list[Repository]:
-    """Write the cards, and gather the files of the encoder's repository and of each task's."""
+    """Write the cards, and gather the files of the encoder's repository and of each task's.
+
+    Raises:
+        UserError: as `write_cards`; a symlink leads out of the run.
+    """
     write_cards(run, publish)
     repositories = [Repository(str(publish.hub_model_id), _encoder_files(run))] if _is_model(run.model) else []
     for folder in task_folders(run):
         if _weights(folder):
-            repositories.append(Repository(f"{publish.hub_model_id}-{folder.name}", model_files(folder)))
+            repositories.append(Repository(f"{publish.hub_model_id}-{folder.name}", model_files(folder, run.root)))
     return repositories
 
 
 def _encoder_files(run: RunDirectory) -> Files:
-    encoder = model_files(run.model)
-    for path in _allowed(run.tokenizer, TOKENIZER_FILES):
+    encoder = model_files(run.model, run.root)
+    for path in _allowed(run.tokenizer, TOKENIZER_FILES, run.root):
         encoder.setdefault(path.name, path)
     encoder["training_config.yaml"] = _public_config(run)
     if run.results.exists():
@@ -130,12 +134,18 @@ def _encoder_files(run: RunDirectory) -> Files:
     return encoder
 
 
-def model_files(folder: Path) -> Files:
+def model_files(folder: Path, root: Path) -> Files:
     """The publishable files of a transformers folder, and the pictures that its card shows.
 
     Configs that name a folder of this machine are rewritten.
+
+    Args:
+        root: of the run; nothing outside of it is sent.
+
+    Raises:
+        UserError: a symlink leads out of the run.
     """
-    files: Files = {path.name: path for path in _allowed(folder, MODEL_FILES)}
+    files: Files = {path.name: path for path in _allowed(folder, MODEL_FILES, root)}
     for name in ("config.json", "tokenizer_config.json"):
         if name not in files:
             continue
@@ -145,13 +155,16 @@ def model_files(folder: Path) -> Files:
             files[name] = _json(data | public_records(local), indent=2)
     if "README.md" in files:
         shown = _PICTURE.findall((folder / "README.md").read_text(encoding="utf-8"))
-        files |= {name: folder / name for name in shown if ".." not in name and (folder / name).is_file()}
+        files |= {name: inside(root, folder / name) for name in shown if _is_picture(folder, name)}
     return files
 
 
-def _allowed(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    files = sorted(path for path in folder.glob("*") if path.is_file())
-    return [path for path in files if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)]
+def _is_picture(folder: Path, name: str) -> bool:
+    return ".." not in name and (folder / name).is_file()
+
+
+def _allowed(folder: Path, patterns: tuple[str, ...], root: Path) -> list[Path]:
+    return sorted({path for pattern in patterns for path in files_inside(folder, pattern, within=root)})
 
 
 def _public_config(run: RunDirectory) -> bytes:

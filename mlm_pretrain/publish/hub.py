@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from mlm_pretrain.config import Config, PublishConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.publish.checkpoints import Outbox, checkpoint_repository, standing_checkpoints, whole, write_card
-from mlm_pretrain.publish.facts import task_folders
+from mlm_pretrain.publish.facts import refuse_links_out, task_folders
 from mlm_pretrain.publish.files import Repository, check_models, has_models, model_repositories, refuse_secrets
 from mlm_pretrain.publish.transfer import EXPECTED, full_name, reason, send, set_tag
 from mlm_pretrain.run import RunDirectory
@@ -79,15 +79,17 @@ def push(
 
     Raises:
         UserError: there is nothing to push, no repository name or no login; a file holds what looks like an access
-            token; the Hub refuses or can't be reached. What stands on disk is left as it is in every case.
+            token; a symlink leads out of the run; the Hub refuses or can't be reached. What is on disk is left as it
+            is in every case.
     """
+    refuse_links_out(run)
     name = _checked_name(run, repo_id or config.publish.hub_model_id)
     if tag is not None and not _TAG.fullmatch(tag):
         raise UserError(f"--tag: '{tag}' can't name a release; give something like v1.0")
     outbox = Outbox(run)
     standing = standing_checkpoints(run) if checkpoints else []
     # What is in the outbox already is taken from there.
-    folders = whole({folder.name: folder for folder in (*standing, *outbox.entries())}.values())
+    folders = whole({folder.name: folder for folder in (*standing, *outbox.entries())}.values(), run.root)
     _check_there_is_something(run, folders)
     api = HfApi()
     options = (f" publish.hub_model_id={repo_id}" if repo_id else "") + (" --checkpoints" if checkpoints else "")

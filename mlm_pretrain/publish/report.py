@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import terminal
+from mlm_pretrain.io.paths import inside
 from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.publish import report_tables as tables
 from mlm_pretrain.publish import report_task_figures as task_figures
@@ -77,10 +78,12 @@ def write_report(runs: Sequence[str | Path], out: Path | None = None) -> Path:
         The page.
 
     Raises:
-        UserError: a run isn't there, a record is damaged, or the page can't be written.
+        UserError: a run isn't there, a record is damaged, a symlink leads out of a run, or the page can't be written.
     """
     read = read_runs(runs)
     page = out or read[0].run.report
+    if out is None:
+        inside(read[0].run.root, page.with_suffix(""))
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{page}: a report is a page; name a .html file")
     try:

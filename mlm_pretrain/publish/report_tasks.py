@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mlm_pretrain.config.public import public_records
+from mlm_pretrain.io.paths import files_inside, inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish import report_task_figures as figures
 from mlm_pretrain.publish.report_figures import Gallery
@@ -87,7 +88,7 @@ def task_sections(run: RunRecords, gallery: Gallery) -> list[TaskSection]:
 def _section(run: RunRecords, name: str, result: Mapping[str, Any], gallery: Gallery) -> TaskSection:
     title = f"{run.name}-{name}"
     made = TaskSection(name, str(result.get("task", "task")))
-    made.mistakes = read_mistakes(run.run.task_errors(name))
+    made.mistakes = read_mistakes(inside(run.run.root, run.run.task_errors(name)))
     made.mistakes_file = f"tasks/{run.run.task_errors(name).name}"
     details = result.get("details") or {}
     made.tables = [*_summary(result, details), *_by_class(details), *_entity_kinds(made.mistakes, details)]
@@ -117,8 +118,8 @@ def _add_predictions(
     """Confusion matrices and reliability diagrams: of the test set, and of files that the model was scored on."""
     test = "validation set" if result.get("test_is_validation") else "test set"
     scored: list[tuple[str, Mapping[str, Any]]] = [(f"the {test}", result)]
-    folder = run.run.tasks / f"{made.name}.evaluation"
-    for file in sorted(folder.glob("*/results.json")):
+    folder = inside(run.run.root, run.run.tasks / f"{made.name}.evaluation")
+    for file in files_inside(folder, "*/results.json", within=run.run.root):
         evaluated = public_records(read_json(file))
         scored.append(((evaluated.get("data") or {}).get("path", file.parent.name), evaluated))
     reliable = False

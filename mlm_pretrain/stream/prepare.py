@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import shutil
 from collections import Counter
@@ -26,13 +25,15 @@ from mlm_pretrain.config import Config, dotted, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import MANIFEST, file_digest
 from mlm_pretrain.io.locks import held
-from mlm_pretrain.io.whole import fsync, write_json
+from mlm_pretrain.io.paths import files_inside, inside
+from mlm_pretrain.io.whole import fsync, read_json, write_json
 from mlm_pretrain.stream.jobs import Meter, run_jobs
 from mlm_pretrain.stream.lanes import TextRows
 from mlm_pretrain.stream.pack import Block, Segmenter, least_chunk_bytes
 from mlm_pretrain.stream.prepared import (
     SETTINGS,
     add_notes,
+    listed_files,
     read_manifest,
     read_notes,
     shard_writer,
@@ -149,25 +150,24 @@ def _make_room(folder: Path, settings: dict[str, Any]) -> None:
     if stale:
         telemetry.say(f"{folder}: made anew, the shards were stale ({', '.join(stale[:3])})")
         remove_shards(folder)
-    for left in folder.glob("source-*/.lane-*.tmp"):
+    for left in list(files_inside(folder, "source-*/.lane-*.tmp")):
         left.unlink(missing_ok=True)
     write_json(folder / SETTINGS, settings)
     manifest = folder / MANIFEST
     if manifest.exists():
-        for source in json.loads(manifest.read_text(encoding="utf-8"))["sources"]:
-            for entry in source["files"]:
-                file = folder / entry["name"]
-                if file.is_file() and file_digest(file) != {key: entry[key] for key in ("size", "sha256")}:
-                    telemetry.warn(f"{file}: damaged (its size or SHA-256 is not the one that was written); made anew")
-                    file.unlink()
+        for file, entry in listed_files(folder, read_json(manifest)):
+            if file.is_file() and file_digest(file) != {key: entry[key] for key in ("size", "sha256")}:
+                telemetry.warn(f"{file}: damaged (its size or SHA-256 is not the one that was written); made anew")
+                file.unlink()
         manifest.unlink()
 
 
 def remove_shards(folder: Path) -> None:
     """Remove what `prepare` has written into a folder, and nothing else."""
+    shards = list(files_inside(folder, "source-*/*lane-*.parquet*"))
     for name in (MANIFEST, SETTINGS):
         (folder / name).unlink(missing_ok=True)
-    for file in folder.glob("source-*/*lane-*.parquet*"):
+    for file in shards:
         file.unlink()
     for emptied in folder.glob("source-*"):
         with contextlib.suppress(OSError):  # somebody has put something there
@@ -232,7 +232,7 @@ class _Work:
     def write_lane(self, lane: tuple[int, int]) -> list[dict[str, Any]]:
         """Write the shards of a lane that aren't there; what each holds."""
         source, number = lane
-        folder = self.folder / f"source-{source:02d}"
+        folder = inside(self.folder, f"source-{source:02d}")
         folder.mkdir(exist_ok=True)
         rows = self._open_rows(Origin(0, source, Lane(number, self.lanes(source))))
         written: list[dict[str, Any]] = []

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import MANIFEST
+from mlm_pretrain.io.paths import inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.lanes import RowSource
@@ -57,18 +58,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of finished shards.
 
     Raises:
-        UserError: the shards aren't finished, or a file is missing or of another size.
+        UserError: the shards aren't finished, or a file is missing, of another size, or outside of the folder.
     """
     manifest = read_json(folder / MANIFEST)
     if not manifest:
         raise UserError(f"{folder}: no prepared shards (or unfinished ones); `mlm-pretrain prepare` writes them")
-    for source in manifest["sources"]:
-        for entry in source["files"]:
-            file = folder / entry["name"]
-            if not file.is_file() or file.stat().st_size != entry["size"]:
-                what = "has another size than was written" if file.is_file() else "is missing"
-                raise UserError(f"{file}: {what}; {REMEDY}")
+    for file, entry in listed_files(folder, manifest):
+        if not file.is_file() or file.stat().st_size != entry["size"]:
+            what = "has another size than was written" if file.is_file() else "is missing"
+            raise UserError(f"{file}: {what}; {REMEDY}")
     return manifest
+
+
+def listed_files(folder: Path, manifest: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
+    """The files of a manifest, each with what it says of it.
+
+    Raises:
+        UserError: one is outside of the folder, or the manifest is none.
+    """
+    place = folder / MANIFEST
+    try:
+        entries = [entry for source in manifest["sources"] for entry in source["files"]]
+        return [(inside(folder, entry["name"], named_in=place), entry) for entry in entries]
+    except (KeyError, TypeError):
+        raise UserError(f"{place}: no manifest of prepared shards; delete it, and {REMEDY}") from None
 
 
 def refuse_stale(folder: Path, settings: dict[str, Any]) -> None:

@@ -71,6 +71,7 @@ def save(made: Figure, path: Path) -> None:
     """Write a PNG file, whole or not at all. Equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
+    beside.unlink(missing_ok=True)  # what is there may be a link to a file of somebody else's
     try:
         with warnings.catch_warnings():
             # A character that no font has is drawn as a box.

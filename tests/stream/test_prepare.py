@@ -231,6 +231,49 @@ def test_a_folder_with_something_else_is_left_alone(
     assert (tmp_path / "other" / "prepared" / "source-00" / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["../precious.parquet", "source-00/../../precious.parquet", "{root}/precious.parquet"])
+def test_a_manifest_names_nothing_outside_of_its_folder(
+    corpus: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
+) -> None:
+    config = config_for(corpus, tmp_path)
+    make(config, tokenizer)
+    folder = tmp_path / "prepared"
+    precious = tmp_path / "precious.parquet"
+    precious.write_bytes(b"somebody's")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sources"][0]["files"][0]["name"] = name.format(root=tmp_path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for verb in (lambda: read_manifest(folder), lambda: make(config, tokenizer)):
+        with pytest.raises(UserError, match=r"manifest\.json: names .* outside of"):
+            verb()
+    assert precious.read_bytes() == b"somebody's"
+    (folder / "manifest.json").write_text('{"sources": [{"files": [3]}]}')
+    with pytest.raises(UserError, match=r"no manifest of prepared shards"):
+        read_manifest(folder)
+
+
+def test_shards_are_removed_and_written_in_their_folder_alone(
+    corpus: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    config = config_for(corpus, tmp_path)
+    make(config, tokenizer)
+    folder = tmp_path / "prepared"
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "source-00").rename(elsewhere)
+    (folder / "source-00").symlink_to(elsewhere)
+    before = whole(elsewhere)
+    for anew in (False, True):
+        with pytest.raises(UserError, match=r"a symlink leads out of .*prepared"):
+            prepare(config, tokenizer, True, folder, settings_of(config), anew=anew)
+    # The folder itself may be a link: it is the user's own word.
+    (folder / "source-00").unlink()
+    elsewhere.rename(folder / "source-00")
+    folder.rename(tmp_path / "on-another-disk")
+    folder.symlink_to(tmp_path / "on-another-disk")
+    make(config, tokenizer)
+    assert before == whole(folder / "source-00")
+
+
 def test_shards_that_are_being_written_are_left_to_who_writes_them(
     corpus: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
