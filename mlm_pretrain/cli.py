@@ -109,6 +109,7 @@ def predict(arguments: argparse.Namespace) -> None:
         max_length=arguments.max_length,
         stride=arguments.stride,
         bf16=arguments.bf16,
+        top_k=arguments.top_k,
     )
 
 

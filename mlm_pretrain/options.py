@@ -63,6 +63,9 @@ def predict(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--max-length", metavar="N", type=_count, help="tokens per window")
     sub.add_argument("--stride", metavar="N", type=_count, help="tokens that neighbouring windows share")
     sub.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on many machines, and rounded")
+    sub.add_argument(
+        "--top-k", metavar="N", type=_count, help="scores of so many labels; by default of all, of the best of many"
+    )
     sub.epilog = "example: mlm-pretrain predict runs/my-run/tasks/topic new.jsonl --output labelled.jsonl"
 
 

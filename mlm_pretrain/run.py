@@ -61,6 +61,10 @@ class RunDirectory:
         """What a task's model got wrong on the test set, a JSON object a line."""
         return self.tasks / f"{name}.errors.jsonl"
 
+    def task_classes(self, name: str) -> Path:
+        """The scores of each class, as arrays, where there are too many of them for the results."""
+        return self.tasks / f"{name}.classes.json"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
 

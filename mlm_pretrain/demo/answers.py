@@ -116,12 +116,12 @@ def classify(model: FinishedModel, text: str, text_pair: str = "") -> Answer:
     (prediction,) = model.adapter.predictions([example], features, logits)
     if model.task == "regression":
         return {"number": prediction["score"], "notes": notes}
-    if "scores" in prediction:
-        scores, predicted = prediction["scores"], prediction["labels"]
+    if "chances" in prediction:
+        chances, predicted = prediction["chances"].tolist(), prediction["labels"]
     else:
         temperature = getattr(model.adapter, "temperature", 1.0)
-        chances = probabilities(logits[0] / temperature).tolist()
-        scores, predicted = dict(zip(model.adapter.labels, chances, strict=True)), [prediction["label"]]
+        chances, predicted = probabilities(logits[0] / temperature).tolist(), [prediction["label"]]
+    scores = dict(zip(model.adapter.labels, chances, strict=True))
     ranked = dict(sorted(scores.items(), key=lambda item: -item[1]))
     return {"scores": ranked, "predicted": predicted, "notes": notes}
 

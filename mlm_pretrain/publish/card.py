@@ -166,6 +166,7 @@ def render_task_card(
         training_picture=pictures.TRAINING if pictured[0] else None,
         curve_picture=pictures.LEARNING_CURVE if pictured[1] else None,
         **task_tables.result_rows(model.result),
+        class_note=task_tables.class_note(model.result, task),
         bibtex=citation.bibtex(facts, title, repository),
         method=citation.method_of_task(model),
     )

@@ -12,21 +12,17 @@ from mlm_pretrain.config.public import public_records
 from mlm_pretrain.io.paths import files_inside, inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish import report_task_figures as figures
+from mlm_pretrain.publish.report_confusion import Confusion, confusion_from_mistakes, recorded_confusion
 from mlm_pretrain.publish.report_figures import Gallery
 from mlm_pretrain.publish.report_mistakes import (
     ENTITY_KINDS,
     Mistakes,
-    classes_of,
-    confusion_of,
     read_mistakes,
 )
 from mlm_pretrain.publish.report_records import RunRecords
 from mlm_pretrain.publish.tables import number
-from mlm_pretrain.tasks import plots
+from mlm_pretrain.tasks import many_classes, plots
 
-MOST_CLASSES = 40
-"""A confusion matrix of more is shown as its commonest confusions, and whole as a PNG file."""
-MOST_PAIRS = 25
 Row = tuple[str, ...]
 
 
@@ -35,34 +31,6 @@ class Table:
     header: Row
     rows: Sequence[Row]
     title: str = ""
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Counts [true class, predicted class]."""
-
-    labels: list[str]
-    matrix: list[list[int]]
-    of: str
-    """Which predictions."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the page has every cell."""
-        return len(self.labels) <= MOST_CLASSES
-
-    def shares(self) -> list[list[float]]:
-        """Of the true class."""
-        return [[count / max(sum(row), 1) for count in row] for row in self.matrix]
-
-    def commonest(self) -> list[tuple[str, str, int]]:
-        pairs = [
-            (right, predicted, count)
-            for right, row in zip(self.labels, self.matrix, strict=True)
-            for predicted, count in zip(self.labels, row, strict=True)
-            if count and right != predicted
-        ]
-        return sorted(pairs, key=lambda pair: -pair[2])[:MOST_PAIRS]
 
 
 @dataclass
@@ -91,7 +59,8 @@ def _section(run: RunRecords, name: str, result: Mapping[str, Any], gallery: Gal
     made.mistakes = read_mistakes(inside(run.run.root, run.run.task_errors(name)))
     made.mistakes_file = f"tasks/{run.run.task_errors(name).name}"
     details = result.get("details") or {}
-    made.tables = [*_summary(result, details), *_by_class(details), *_entity_kinds(made.mistakes, details)]
+    classes = f"tasks/{run.run.task_classes(name).name}"
+    made.tables = [*_summary(result, details), *_by_class(details, classes), *_entity_kinds(made.mistakes, details)]
     made.tables += [*_learning_curve(result), *_sweeps(result)]
     histories = [history for history in result.get("history", []) if history]
     if histories:
@@ -124,15 +93,17 @@ def _add_predictions(
         scored.append(((evaluated.get("data") or {}).get("path", file.parent.name), evaluated))
     reliable = False
     for place, figured in scored:
-        confusion = _confusion(figured, place)
+        confusion = recorded_confusion(figured, place)
         if confusion is None and figured is result:
-            confusion = _confusion_of_mistakes(made.mistakes, details, place)
+            confusion = confusion_from_mistakes(made.mistakes, details, place)
         if confusion:
             made.confusions.append(confusion)
         if bins := (figured.get("reliability") or {}).get("bins"):
             reliable = True
             made.figures.append(figures.reliability(gallery, title, place, bins, figured["reliability"].get("ece")))
     for confusion in made.confusions:
+        if not confusion.matrix:
+            continue
         path = gallery.folder / f"{gallery.unused(f'{title}-confusion')}.png"
         plots.confusion_matrix(confusion.labels, confusion.matrix, path)
     if "accuracy" in details and "by_class" in details and made.kind == "classification" and not reliable:
@@ -140,21 +111,6 @@ def _add_predictions(
             "Reliability (how often predictions of each confidence are right) is not recorded. What records it: "
             f"mlm-pretrain evaluate {run.run.root.name}/tasks/{made.name} --data FILE"
         )
-
-
-def _confusion(figured: Mapping[str, Any], place: str) -> Confusion | None:
-    recorded = figured.get("confusion") or {}
-    labels, matrix = recorded.get("labels"), recorded.get("matrix")
-    return Confusion([str(label) for label in labels], matrix, place) if labels and matrix else None
-
-
-def _confusion_of_mistakes(mistakes: Mistakes | None, details: Mapping[str, Any], place: str) -> Confusion | None:
-    by_class = details.get("by_class") or {}
-    support = {name: row["support"] for name, row in by_class.items() if isinstance(row.get("support"), int | float)}
-    if mistakes is None or not support or (mistakes.total and not mistakes.confusion):
-        return None
-    matrix = confusion_of(mistakes, support)
-    return Confusion(classes_of(mistakes, support), matrix, f"{place}, the exported model") if matrix else None
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
@@ -173,7 +129,7 @@ def spread(figured: Mapping[str, Any], name: str) -> str:
 def _summary(result: Mapping[str, Any], details: Mapping[str, Any]) -> list[Table]:
     """The figures of the test set, and the recipe."""
     scores = [(name, f"{value:.4f}") for name, value in details.items() if isinstance(value, int | float)]
-    nested = {name: value for name, value in details.items() if isinstance(value, dict)}
+    nested = {name: value for name, value in details.items() if isinstance(value, dict) and name != "classes"}
     scores += [
         (f"{name} {inner}", f"{value:.4f}")
         for name, values in nested.items()
@@ -203,7 +159,11 @@ def _summary(result: Mapping[str, Any], details: Mapping[str, Any]) -> list[Tabl
     ]
 
 
-def _by_class(details: Mapping[str, Any]) -> list[Table]:
+def _by_class(details: Mapping[str, Any], file: str) -> list[Table]:
+    """
+    Args:
+        file: with the rows that the results lack, where there are very many.
+    """
     tables = []
     for name, values in details.items():
         rows = {key: row for key, row in values.items() if isinstance(row, dict)} if isinstance(values, dict) else {}
@@ -213,7 +173,9 @@ def _by_class(details: Mapping[str, Any]) -> list[Table]:
                 (key, *(_count_or_score(column, row.get(column)) for column in columns)) for key, row in rows.items()
             ]
             title = name.replace("by_", "By ")
-            tables.append(Table((title.removeprefix("By "), *columns), body, title))
+            told = many_classes.note(details, name, file)
+            header = (title.removeprefix("By "), *columns)
+            tables.append(Table(header, body, f"{title}, {told}" if told else title))
     return tables
 
 

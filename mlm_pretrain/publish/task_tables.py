@@ -9,6 +9,7 @@ from mlm_pretrain.escaping import markdown_code
 from mlm_pretrain.publish.facts import CardFacts
 from mlm_pretrain.publish.tables import Row, number, optimizer_rows, percent, spread
 from mlm_pretrain.publish.task_facts import TaskFacts, TaskResult
+from mlm_pretrain.tasks.many_classes import note
 
 ADAPTATIONS = {
     "full": "all weights trained",
@@ -96,6 +97,12 @@ def class_rows(result: TaskResult) -> list[Row]:
         for name, row in nested.items()
         if isinstance(row, dict)
     ]
+
+
+def class_note(result: TaskResult | None, name: str) -> str:
+    """What the table of classes says of those that it lacks; the file lies beside the task's folder."""
+    nested = next((key for key in ("by_class", "by_type") if result and result.details.get(key)), "")
+    return note(result.details, nested, f"{name}.classes.json") if result else ""
 
 
 def curve_rows(result: TaskResult) -> list[Row]:

@@ -23,6 +23,7 @@ from mlm_pretrain.tasks.adapter import (
     probabilities,
 )
 from mlm_pretrain.tasks.calibration import calibration_error, fit_temperature
+from mlm_pretrain.tasks.many_classes import top_scores
 from mlm_pretrain.tasks.sequence import TEMPERATURE, SequenceTask, texts_of, whole_number
 from mlm_pretrain.telemetry import warn
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
@@ -101,7 +102,7 @@ class Classification(SequenceTask):
         self.weight = torch.tensor([weight * len(train) / total for weight in weights], dtype=torch.float32)
 
     def target(self, example: Example) -> int:
-        return self.labels.index(example["label"]) if "label" in example else IGNORE_INDEX
+        return self.numbers[example["label"]] if "label" in example else IGNORE_INDEX
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         logits = self.logits(model, batch)
@@ -122,7 +123,8 @@ class Classification(SequenceTask):
     def predictions(
         self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]
     ) -> list[Prediction]:
-        """`label`, its calibrated `score`, and its `uncalibrated_score`."""
+        """`label`, its calibrated `score`, and its `uncalibrated_score`; where `top_k` asks for them, the highest
+        `scores` by label."""
         rows = np.stack(logits)
         scores, uncalibrated = probabilities(rows / self.temperature), probabilities(rows)
         return [
@@ -130,12 +132,13 @@ class Classification(SequenceTask):
                 "label": self.labels[best],
                 "score": float(scores[number, best]),
                 "uncalibrated_score": float(uncalibrated[number, best]),
+                **({"scores": top_scores(self.labels, scores[number], self.top_k)} if self.top_k else {}),
             }
             for number, best in enumerate(rows.argmax(axis=-1))
         ]
 
     def record(self, example: Example, prediction: Prediction) -> dict[str, Any]:
-        return {name: prediction[name] for name in ("label", "score")}
+        return {name: prediction[name] for name in ("label", "score", "scores") if name in prediction}
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """The commonest class of the training set, the first by the alphabet where several are, for every text."""

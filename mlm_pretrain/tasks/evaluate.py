@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.io.whole import write_json, write_text
+from mlm_pretrain.tasks import many_classes
 from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.calibration import calibration_error, reliability
 from mlm_pretrain.tasks.finished import FinishedModel
@@ -22,6 +24,7 @@ from mlm_pretrain.telemetry import progress, say, table, warn
 CHUNK = 1024
 """Examples whose logits are in memory together."""
 PLOTS = ("confusion.png", "reliability.png")
+CLASSES = "classes.json"
 COLUMNS = sorted(name for name in TaskConfig.model_fields if name.endswith(("_column", "_columns")))
 
 Figures = dict[str, Any]
@@ -44,7 +47,8 @@ def evaluate(
         model_dir: a folder or a Hub repository; its architecture tells the task.
         data: as a config's `test`: jsonl, csv, tsv, Parquet, for tasks that label words CoNLL too.
         out: the folder for `results.json` (what is returned), `errors.jsonl` (the mistakes, as the task lists them)
-            and, for classes, `confusion.png` and `reliability.png`; files of these names are replaced. By default
+            and, for classes, `confusion.png` and `reliability.png`; of more than a hundred classes `classes.json`, the
+            scores of each as arrays, in place of a matrix. Files of these names are replaced. By default
             `<model_dir>.evaluation/<data>`.
         columns: the names of the columns where they aren't the usual ones, by a config's keys: `label_column` and so
             on, `conll_columns`.
@@ -52,8 +56,8 @@ def evaluate(
 
     Returns:
         `model`, `task`, `metric` (the name of the headline figure), `metrics`, `examples`, `truncated`, `data`
-        (`path`, `size`, `sha256`); for classes `confusion`, counts by true and predicted class with their `labels`, and
-        `reliability`, the predictions by their confidence.
+        (`path`, `size`, `sha256`); for classes `confusion`, as `many_classes.confusion` has it, and `reliability`, the
+        predictions by their confidence. Of many classes `metrics` has the best and the worst.
 
     Raises:
         UserError: no such model, data that can't be read, or a label that the model doesn't know.
@@ -68,11 +72,12 @@ def evaluate(
             chunk = examples[start : start + CHUNK]
             predictions += model.predictions(chunk, batch_size)
             bar.update(len(chunk))
+    metrics, whole = many_classes.cut(adapter.metrics(examples, predictions))
     figures: Figures = {
         "model": str(model_dir),
         "task": model.task,
         "metric": adapter.metric,
-        "metrics": adapter.metrics(examples, predictions),
+        "metrics": metrics,
         "examples": len(examples),
         "truncated": model.truncated,
         "data": {"path": str(data), **file_digest(data)},
@@ -81,7 +86,7 @@ def evaluate(
         warn(f"{model.truncated} texts are longer than {adapter.max_length} tokens, and were cut")
     if _has_classes(adapter):
         figures |= _by_confidence_and_class(adapter, examples, predictions)
-    _write(out or default_folder(model_dir, data), figures, adapter.errors(examples, predictions))
+    _write(out or default_folder(model_dir, data), figures, adapter.errors(examples, predictions), whole)
     return figures
 
 
@@ -102,10 +107,14 @@ def describe(figures: Figures) -> str:
             header = list(dict.fromkeys(column for row in rows.values() for column in row))
             body = [(str(key), *(_figure(row.get(column, "")) for column in header)) for key, row in rows.items()]
             lines.append(table(body, header=(name.removeprefix("by_"), *header)))
+            if told := many_classes.note(metrics, name, CLASSES):
+                lines.append(told)
     return "\n\n".join(lines)
 
 
 def _figure(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
@@ -142,19 +151,16 @@ def _check_labels(adapter: TaskAdapter, examples: Sequence[Example]) -> None:
 def _by_confidence_and_class(
     adapter: TaskAdapter, examples: Sequence[Example], predictions: Sequence[Prediction]
 ) -> Figures:
-    numbers = {label: number for number, label in enumerate(adapter.labels)}
-    matrix = [[0] * len(numbers) for _ in numbers]
-    for example, prediction in zip(examples, predictions, strict=True):
-        matrix[numbers[example["label"]]][numbers[prediction["label"]]] += 1
-    right = [p["label"] == e["label"] for p, e in zip(predictions, examples, strict=True)]
+    pairs = [(e["label"], p["label"]) for e, p in zip(examples, predictions, strict=True)]
+    right = [true == predicted for true, predicted in pairs]
     scores = [prediction["score"] for prediction in predictions]
     return {
-        "confusion": {"labels": adapter.labels, "matrix": matrix},
+        "confusion": many_classes.confusion(adapter.labels, pairs),
         "reliability": {"ece": calibration_error(scores, right), "bins": reliability(scores, right)},
     }
 
 
-def _write(out: Path, figures: Figures, errors: Sequence[dict[str, Any]]) -> None:
+def _write(out: Path, figures: Figures, errors: Sequence[dict[str, Any]], whole: Figures) -> None:
     # Drawing is nothing that prediction needs.
     from mlm_pretrain.tasks import plots
 
@@ -163,8 +169,10 @@ def _write(out: Path, figures: Figures, errors: Sequence[dict[str, Any]]) -> Non
             (out / name).unlink(missing_ok=True)  # of another task's model, maybe
         write_json(out / "results.json", figures)
         write_text(out / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
-        if "confusion" in figures:
+        many_classes.write_whole(out / CLASSES, whole)
+        if "matrix" in figures.get("confusion", {}):
             plots.confusion_matrix(**figures["confusion"], path=out / PLOTS[0])
+        if "reliability" in figures:
             plots.reliability_diagram(**figures["reliability"], path=out / PLOTS[1])
     except OSError as error:
         raise UserError(f"{out}: can't write: {error.strerror or error}") from None

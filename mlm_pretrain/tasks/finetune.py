@@ -12,6 +12,7 @@ from typing import Any
 
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks import many_classes
 from mlm_pretrain.tasks.trials import (
     Figures,
     Plan,
@@ -46,7 +47,8 @@ def finetune(
         encoder: any transformers checkpoint, a folder or a Hub repository, with its tokenizer.
         out: the folder that the model of the best seed (on validation) is written to, whole or not at all; it loads
             with `from_pretrained` and `transformers.pipeline`. Its mistakes on the test set go to
-            `<name>.errors.jsonl` beside it.
+            `<name>.errors.jsonl` beside it; the scores of more than a hundred classes go to `<name>.classes.json`, of
+            which the results have the best and the worst.
         held_out_fraction: installed_docs: share of the documents that pretraining doesn't see.
         revision: of the encoder's Hub repository.
         sweep: first look for the best learning rate and number of epochs, as `task.sweep` says.
@@ -77,6 +79,8 @@ def finetune(
     if fractions := sorted({share for share in task.train_fractions if share < 1}):
         figures["learning_curve"] = _learning_curve(setup, task, fractions, figures)
     majority = adapter.metrics(data.test, adapter.majority(data.train, data.test))
+    details, whole = many_classes.cut(_mean([run.test for run in pretrained]))
+    many_classes.write_whole(out.with_name(f"{out.name}.classes.json"), whole)
     export_best(setup, out)
     return figures | {
         "majority": majority.get(setup.metric, 0.0),
@@ -86,7 +90,7 @@ def finetune(
         "num_train_epochs": task.num_train_epochs,
         "labels": adapter.labels,
         **_sizes(setup),
-        "details": _mean([run.test for run in pretrained]),
+        "details": details,
         "history": [run.progress.history for run in pretrained],
         "examples_per_second": _examples_per_second(pretrained),
         "seconds": round(time.monotonic() - started, 3),

@@ -14,6 +14,7 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
 from mlm_pretrain.tasks.classification import in_order
+from mlm_pretrain.tasks.many_classes import FEW, top_scores
 from mlm_pretrain.tasks.sequence import SequenceTask, texts_of, whole_number
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
@@ -65,10 +66,13 @@ class MultiLabelClassification(SequenceTask):
                     )
         return in_order(names)
 
-    def target(self, example: Example) -> list[float]:
+    def target(self, example: Example) -> np.ndarray:
+        """int8 [labels]: of thousands of labels, a list of numbers an example would fill the memory."""
         if "label" not in example:
-            return [float(IGNORE_INDEX)] * len(self.labels)
-        return [float(name in example["label"]) for name in self.labels]
+            return np.full(len(self.labels), IGNORE_INDEX, dtype=np.int8)
+        target = np.zeros(len(self.labels), dtype=np.int8)
+        target[[self.numbers[name] for name in example["label"]]] = 1
+        return target
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The binary cross-entropies of all labels of all rows; each counts as a label."""
@@ -82,15 +86,17 @@ class MultiLabelClassification(SequenceTask):
     def predictions(
         self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]
     ) -> list[Prediction]:
-        """`labels`, those with a probability of a half or more, and the `scores` of all, as a mapping."""
-        chances = torch.sigmoid(torch.from_numpy(np.stack(logits))).tolist()
+        """`labels`, those with a probability of a half or more, and the `chances` of all, float32 [labels]."""
+        chances = torch.sigmoid(torch.from_numpy(np.stack(logits))).numpy()
         return [
-            {
-                "labels": [name for name, chance in zip(self.labels, row, strict=True) if chance >= THRESHOLD],
-                "scores": dict(zip(self.labels, row, strict=True)),
-            }
+            {"labels": [self.labels[number] for number in np.flatnonzero(row >= THRESHOLD)], "chances": row}
             for row in chances
         ]
+
+    def record(self, example: Example, prediction: Prediction) -> dict[str, Any]:
+        """`labels`, and the `scores` by label: all of up to a hundred labels, of more the ten highest, or `top_k`."""
+        scores = top_scores(self.labels, prediction["chances"], self.top_k)
+        return {"labels": prediction["labels"], "scores": scores}
 
     def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """The labels that more than half of the training texts have, for every text."""
@@ -108,14 +114,17 @@ class MultiLabelClassification(SequenceTask):
         )
 
     def errors(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-        """`place`, the text, `label`, the labels `missing` and `extra`, and as `score` how sure the model was of the
-        one that it was surest of; the most confident mistakes first."""
+        """`place`, the text, `label`, the labels `missing` and `extra` (of very many the surest), and as `score` how
+        sure the model was of the one that it was surest of; the most confident mistakes first."""
         found = []
         for example, prediction in zip(examples, predictions, strict=True):
-            missing = [name for name in example["label"] if name not in prediction["labels"]]
-            extra = [name for name in prediction["labels"] if name not in example["label"]]
-            scores = prediction["scores"]
+            right, said = set(example["label"]), set(prediction["labels"])
+            missing = [name for name in example["label"] if name not in said]
+            extra = [name for name in prediction["labels"] if name not in right]
+            scores = {name: float(prediction["chances"][self.numbers[name]]) for name in (*missing, *extra)}
             sure = [*(1 - scores[name] for name in missing), *(scores[name] for name in extra)]
+            if len(extra) > FEW:
+                extra = sorted(extra, key=lambda name, scores=scores: -scores[name])[:FEW]  # type: ignore[misc]
             if sure:
                 found.append(
                     {

@@ -38,6 +38,7 @@ def predict(
     max_length: int | None = None,
     stride: int | None = None,
     bf16: bool = False,
+    top_k: int | None = None,
 ) -> dict[str, int]:
     """Label every text of a file.
 
@@ -56,6 +57,8 @@ def predict(
         max_length, stride: tokens per window, and those that neighbouring windows share (for labels of words an
             eighth by default).
         bf16: compute in bfloat16 autocast: faster where the machine has instructions for it, and rounded.
+        top_k: print the `scores` of so many labels, the highest first. By default a class comes with its own score, and
+            several labels a text with those of all, or of the ten highest where the model has more than a hundred.
 
     Returns:
         `{"texts", "bad_lines", "truncated"}`: how many were labelled, how many lines could not be read, and how many
@@ -69,6 +72,10 @@ def predict(
     if batch_size < 1:
         raise UserError(f"batch_size: {batch_size}; at least 1")
     model = FinishedModel(model_dir, max_length, stride, bf16)
+    if top_k is not None:
+        if not hasattr(model.adapter, "top_k"):
+            raise UserError(f"top_k: {model_dir} does {model.task}, which has no scores of classes; leave it out")
+        model.adapter.top_k = top_k
     task = model.task_config(
         text_column=text_column,
         text_pair_column=text_pair_column,
@@ -77,7 +84,7 @@ def predict(
     )
     if model.adapter.takes_pairs and text_pair_column is None:
         warn("this model was trained on pairs of texts; name the column of the second: --text-pair-column")
-    identity = fingerprint(__version__, _identity_of(input), model.fingerprint(), task, batch_size, CHUNK)
+    identity = fingerprint(__version__, _identity_of(input), model.fingerprint(), task, batch_size, CHUNK, top_k)
     with open_output(output, identity) as out:
         _fill(out, model, task, input, batch_size)
     done = out.progress

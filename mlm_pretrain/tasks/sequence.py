@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
@@ -31,6 +33,8 @@ class SequenceTask(TaskAdapter):
     auto_class: ClassVar[Any] = AutoModelForSequenceClassification
     architecture: ClassVar[str] = "ForSequenceClassification"
     label_dtype: ClassVar[torch.dtype] = torch.int64
+    top_k: int | None = None
+    """How many scores the record of a prediction has; None leaves it to the task."""
 
     @classmethod
     def read_label(cls, value: Any, task: TaskConfig, place: str) -> Any:
@@ -42,8 +46,13 @@ class SequenceTask(TaskAdapter):
         raise NotImplementedError
 
     def target(self, example: Example) -> Any:
-        """What the loss takes for `labels`: a number, or a list of them; -100 for an example without label."""
+        """What the loss takes for `labels`: a number, or an array of them; -100 for an example without label."""
         raise NotImplementedError
+
+    @functools.cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each label."""
+        return {label: number for number, label in enumerate(self.labels)}
 
     @classmethod
     def make_example(cls, row: dict[str, Any], task: TaskConfig, place: str, labelled: bool = True) -> Example:
@@ -89,7 +98,7 @@ class SequenceTask(TaskAdapter):
     def collate(self, features: Sequence[Feature]) -> Batch:
         """As `pad`, with `labels` [rows] or [rows, labels] in `label_dtype`."""
         rows = [{name: value for name, value in feature.items() if name != "labels"} for feature in features]
-        labels = torch.tensor([feature["labels"] for feature in features], dtype=self.label_dtype)
+        labels = torch.as_tensor(np.array([feature["labels"] for feature in features]), dtype=self.label_dtype)
         return {**pad(rows, self.tokenizer), "labels": labels}
 
     def mark(self, model: torch.nn.Module) -> None:

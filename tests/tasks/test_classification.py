@@ -160,7 +160,8 @@ def test_predictions_are_those_of_the_pipeline(bpe: PreTrainedTokenizerFast, enc
         ours = adapter.predictions(examples, features, logits_of(adapter, model, features, 4))
         theirs = pipeline("text-classification", model=model, tokenizer=bpe)(texts, top_k=None)
         for mine, answers in zip(ours, theirs, strict=True):
-            scores = mine["scores"] if task != "regression" else {"score": mine["score"]}
+            record = adapter.record(examples[0], mine)
+            scores = record["scores"] if task != "regression" else {"score": record["score"]}
             assert scores == pytest.approx({each["label"]: each["score"] for each in answers}, rel=1e-4)
             if task != "regression":
                 assert mine["labels"] == [name for name, score in scores.items() if score >= 0.5]
