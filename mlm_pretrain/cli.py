@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlm_pretrain import escaping, options, telemetry
 
@@ -74,7 +74,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     out = arguments.out and Path(arguments.out)
     given = {key: read_value(value) for key, _, value in (text.partition("=") for text in arguments.overrides)}
-    figures = scoring.evaluate(arguments.config, Path(arguments.data), out, columns=meant(given, TaskConfig))
+    figures = scoring.evaluate(
+        arguments.config, Path(arguments.data), out, columns=meant(given, TaskConfig) | _reading(arguments)
+    )
     telemetry.show(scoring.describe(figures))
 
 
@@ -110,6 +112,7 @@ def predict(arguments: argparse.Namespace) -> None:
         stride=arguments.stride,
         bf16=arguments.bf16,
         top_k=arguments.top_k,
+        **_reading(arguments),
     )
 
 
@@ -258,9 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     _add(verbs, run, options.config)
     for verb in (tokenizer, prepare, pretrain):
         _add(verbs, verb, options.config, options.force)
-    _add(verbs, evaluate, options.config, options.force, options.evaluate)
+    _add(verbs, evaluate, options.config, options.force, options.evaluate, options.reading)
     _add(verbs, finetune, options.config, options.force, options.finetune)
-    _add(verbs, predict, options.predict)
+    _add(verbs, predict, options.predict, options.reading)
     _add(verbs, embed, options.embed)
     _add(verbs, report, options.report)
     _add(verbs, push, options.config, options.push)
@@ -288,3 +291,9 @@ def _config(arguments: argparse.Namespace) -> Config:
     from mlm_pretrain.config_file import load_config
 
     return load_config(arguments.config, arguments.overrides)
+
+
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How text files are read, as far as it was said."""
+    given = {name: getattr(arguments, name) for name in ("encoding", "quoting", "delimiter")}
+    return {name: value for name, value in given.items() if value is not None}

@@ -44,6 +44,17 @@ def evaluate(sub: argparse.ArgumentParser) -> None:
     sub.epilog = "example: mlm-pretrain evaluate runs/my-run/tasks/topic --data june.csv label_column=topic"
 
 
+def reading(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--encoding", metavar="NAME", help="of a text file: utf-16, latin-1, … (default: utf-8)")
+    sub.add_argument(
+        "--quoting",
+        choices=("minimal", "none"),
+        help="of csv and tsv: a quoted field may hold delimiters and line ends, or quotes are characters like others "
+        "(default: what the beginning of the file shows)",
+    )
+    sub.add_argument("--delimiter", metavar="CHARACTER", help="of csv and tsv (default: a comma, in tsv a tab)")
+
+
 def finetune(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--task", metavar="NAME", help="only the task of this name")
     sub.add_argument("--sweep", action="store_true", help="look for the best learning rate and epochs first")
@@ -53,7 +64,7 @@ def finetune(sub: argparse.ArgumentParser) -> None:
 
 def predict(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="a task's folder (runs/NAME/tasks/TASK) or a Hub repository")
-    sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), or jsonl, csv, tsv; .gz of each")
+    sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), jsonl, csv, tsv or Parquet")
     sub.add_argument("--output", metavar="FILE", help="a .jsonl, .csv or .tsv file (default: standard output)")
     sub.add_argument("--text-column", metavar="NAME", default="text", help="of jsonl and csv (default: text)")
     sub.add_argument("--text-pair-column", metavar="NAME", help="the second text of a pair")

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from mlm_pretrain.io.reading import Quoting, check_delimiter, check_encoding, check_quoting
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -35,6 +37,9 @@ def _check_pattern(value: str) -> str:
     return value
 
 
+Encoding = Annotated[str, AfterValidator(check_encoding)]
+QuotingKey = Annotated[Quoting | None, BeforeValidator(check_quoting)]
+Delimiter = Annotated[str | None, AfterValidator(check_delimiter)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 

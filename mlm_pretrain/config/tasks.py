@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mlm_pretrain.config.base import Name, Positive, Section
+from mlm_pretrain.config.base import Delimiter, Encoding, Name, Positive, QuotingKey, Section
 from mlm_pretrain.config.training import OptimizerSection
 
 ClassName = Annotated[str, BeforeValidator(str)]
@@ -81,6 +81,13 @@ class TaskConfig(OptimizerSection):
     answers_column: str = "answers"
     validation_fraction: float = Field(0.1, gt=0.0, lt=1.0)
     """Taken from train (by a hash of the text) where no validation set is given."""
+    encoding: Encoding = "utf-8"
+    """Of files of text; utf-16, latin-1, cp1252, …"""
+    quoting: QuotingKey = None
+    """.csv, .tsv: minimal (or 0), a quoted field may hold delimiters and line ends; none (or 3), quotes are characters.
+    By default what the beginning of a file shows."""
+    delimiter: Delimiter = None
+    """.csv, .tsv: the character between two columns; by default a comma, and a tab in .tsv."""
     max_train_samples: Positive | None = None
     max_eval_samples: Positive | None = None
 

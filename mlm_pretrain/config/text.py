@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mlm_pretrain.config.base import Bytes, Pattern, Positive, Section
+from mlm_pretrain.config.base import Bytes, Delimiter, Encoding, Pattern, Positive, QuotingKey, Section
 
 
 class FilterConfig(Section):
@@ -43,7 +43,12 @@ class SourceConfig(Section):
     """What the records call this source; by default it is made from `source`, `path` and `name`."""
     document: Literal["line", "paragraph", "file"] = "paragraph"
     """files: what one document is in a .txt file."""
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
+    quoting: QuotingKey = None
+    """.csv, .tsv: minimal (or 0), a quoted field may hold delimiters and line ends; none (or 3), quotes are characters.
+    By default what the beginning of a file shows."""
+    delimiter: Delimiter = None
+    """.csv, .tsv: the character between two columns; by default a comma, and a tab in .tsv."""
     packages: list[str] | None = None
     """installed_docs: only these packages."""
     options: dict[str, Any] = {}

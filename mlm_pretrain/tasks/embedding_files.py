@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.readers import parse_json_line, read_raw_lines, read_rows
+from mlm_pretrain.io.reading import Reading
+from mlm_pretrain.io.records import Records
 
 
 class Text(NamedTuple):
@@ -31,42 +31,28 @@ Write = Callable[[Sequence[Text], np.ndarray], None]
 class Texts:
     """The texts of a file, and a count of its bad lines."""
 
-    def __init__(self, path: Path, text_column: str) -> None:
+    def __init__(self, path: Path, text_column: str, reading: Reading | None = None) -> None:
         self.path = path
         self.text_column = text_column
         self.read = self.bad = 0
         self.first_problem: str | None = None
-        self._ending = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+        # A blank line of a text file is a text too, so that vectors and lines have the same numbers.
+        self._records = Records(path, reading, text_column=text_column, keep_blank=True)
 
     def __iter__(self) -> Iterator[Text]:
-        for row, place in self._rows():
-            text = row.get(self.text_column)
-            if not isinstance(text, str):
-                self._refuse(f"{place}: no text in '{self.text_column}'; the columns are {', '.join(row)}")
+        for record in self._records:
+            text = record.row.get(self.text_column)
+            if record.dropped:
+                if record.problem:
+                    self._refuse(record.problem)
+            elif not isinstance(text, str):
+                columns = ", ".join(record.row)
+                self._refuse(f"{record.place}: no text in '{self.text_column}'; the columns are {columns}")
             elif any("\ud800" <= character <= "\udfff" for character in text):
-                self._refuse(f"{place}: half a character (a lone surrogate) in '{self.text_column}'")
+                self._refuse(f"{record.place}: half a character (a lone surrogate) in '{self.text_column}'")
             else:
                 self.read += 1
-                yield Text(text, row.get("id"))
-
-    def _rows(self) -> Iterator[tuple[dict[str, Any], str]]:
-        if self._ending in (".csv", ".tsv", ".parquet"):
-            yield from read_rows(self.path, TaskConfig(task="embed", name="embed"))
-            return
-        is_json = self._ending in (".jsonl", ".json")
-        for number, raw in read_raw_lines(self.path):
-            place = f"{self.path}:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                if is_json and not line.strip():
-                    continue
-                row = parse_json_line(line, place) if is_json else {self.text_column: line}
-            except UnicodeDecodeError:
-                self._refuse(f"{place}: not UTF-8 text")
-            except UserError as error:
-                self._refuse(str(error))
-            else:
-                yield row, place
+                yield Text(text, record.row.get("id"))
 
     def _refuse(self, problem: str) -> None:
         self.bad += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pydantic
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.whole import write_json, write_text
 from mlm_pretrain.tasks import many_classes
 from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
@@ -25,7 +27,8 @@ CHUNK = 1024
 """Examples whose logits are in memory together."""
 PLOTS = ("confusion.png", "reliability.png")
 CLASSES = "classes.json"
-COLUMNS = sorted(name for name in TaskConfig.model_fields if name.endswith(("_column", "_columns")))
+READING = tuple(field.name for field in fields(Reading))
+COLUMNS = sorted(name for name in TaskConfig.model_fields if name.endswith(("_column", "_columns")) or name in READING)
 
 Figures = dict[str, Any]
 
@@ -51,7 +54,7 @@ def evaluate(
             scores of each as arrays, in place of a matrix. Files of these names are replaced. By default
             `<model_dir>.evaluation/<data>`.
         columns: the names of the columns where they aren't the usual ones, by a config's keys: `label_column` and so
-            on, `conll_columns`.
+            on, `conll_columns`; and how the text is read: `encoding`, `quoting`, `delimiter`.
         batch_size, max_length, stride, bf16: as for `predict`.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from itertools import islice
@@ -11,10 +12,11 @@ from typing import Any
 from mlm_pretrain import __version__
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.reading import Reading
+from mlm_pretrain.io.records import Record, Records
 from mlm_pretrain.tasks.adapter import Example
 from mlm_pretrain.tasks.finished import FinishedModel
 from mlm_pretrain.tasks.output import Output, open_output
-from mlm_pretrain.tasks.texts import Record, read_records
 from mlm_pretrain.telemetry import progress, say, warn
 
 CHUNK = 1024
@@ -39,13 +41,16 @@ def predict(
     stride: int | None = None,
     bf16: bool = False,
     top_k: int | None = None,
+    encoding: str = "utf-8",
+    quoting: str | int | None = None,
+    delimiter: str | None = None,
 ) -> dict[str, int]:
     """Label every text of a file.
 
     Args:
         model_dir: a fine-tuned model, a folder or a Hub repository; its architecture tells the task.
-        input: jsonl (`.jsonl`, `.json`), `.csv` or `.tsv` with a header, or else one text a line; `.gz` of each. Empty
-            lines are passed over.
+        input: jsonl (`.jsonl`, `.json`, `.ndjson`), `.csv` or `.tsv` with a header, `.parquet`, or else one text a
+            line; `.gz`, `.zst`, `.xz`, `.bz2` of each. Empty lines are passed over.
         output: `.jsonl`; of tasks with single values also `.csv` or `.tsv`; by default lines of JSON on standard
             output. Per row, in the order of the input, its `id` if it has one, `text` (and `text_pair`, or `question`
             and `context`), and what the task says of it: `label` and `score`; `entities`, a list of `{"type", "start",
@@ -59,6 +64,7 @@ def predict(
         bf16: compute in bfloat16 autocast: faster where the machine has instructions for it, and rounded.
         top_k: print the `scores` of so many labels, the highest first. By default a class comes with its own score, and
             several labels a text with those of all, or of the ten highest where the model has more than a hundred.
+        encoding, quoting, delimiter: how text is read, as in a task's config.
 
     Returns:
         `{"texts", "bad_lines", "truncated"}`: how many were labelled, how many lines could not be read, and how many
@@ -84,9 +90,11 @@ def predict(
     )
     if model.adapter.takes_pairs and text_pair_column is None:
         warn("this model was trained on pairs of texts; name the column of the second: --text-pair-column")
-    identity = fingerprint(__version__, _identity_of(input), model.fingerprint(), task, batch_size, CHUNK, top_k)
+    reading = Reading.checked(encoding, quoting, delimiter)
+    how = dataclasses.asdict(reading)
+    identity = fingerprint(__version__, _identity_of(input), model.fingerprint(), task, batch_size, CHUNK, top_k, how)
     with open_output(output, identity) as out:
-        _fill(out, model, task, input, batch_size)
+        _fill(out, model, task, input, reading, batch_size)
     done = out.progress
     if done.bad_lines:
         kept = "" if output is None else f", and kept in {output}.bad.jsonl"
@@ -98,17 +106,18 @@ def predict(
     return {"texts": done.texts, "bad_lines": done.bad_lines, "truncated": done.truncated}
 
 
-def _fill(out: Output, model: FinishedModel, task: TaskConfig, input: Path, batch_size: int) -> None:
+def _fill(out: Output, model: FinishedModel, task: TaskConfig, input: Path, reading: Reading, batch_size: int) -> None:
     """Label what isn't yet."""
     done = out.progress
     if done.lines:
         say(f"{done.texts} texts are labelled already; going on behind line {done.lines} of {input}")
     if not done.complete:
         model.truncated = done.truncated
-        records = read_records(input, task.text_column, skip=done.lines)
+        records = Records(input, reading, text_column=task.text_column, skip=done.lines)
+        coming = iter(records)
         with progress(None, "predict", unit="text", initial=done.texts) as bar:
-            while chunk := list(islice(records, CHUNK)):
-                examples, columns, bad = _examples(chunk, model, task, input)
+            while chunk := list(islice(coming, CHUNK)):
+                examples, columns, bad = _examples(chunk, model, task)
                 done.first_problem = done.first_problem or (bad[0]["problem"] if bad else None)
                 if not examples and not done.texts:
                     same = f"; so it is with each of the first {len(chunk)} lines" if len(chunk) > 1 else ""
@@ -126,25 +135,27 @@ def _fill(out: Output, model: FinishedModel, task: TaskConfig, input: Path, batc
                 bar.update(len(examples))
         if not done.texts:
             raise UserError(f"{input}: no text in it")
+        say(str(records.tally))
     out.finish()
 
 
 def _examples(
-    chunk: Sequence[Record], model: FinishedModel, task: TaskConfig, input: Path
+    chunk: Sequence[Record], model: FinishedModel, task: TaskConfig
 ) -> tuple[list[Example], list[Columns], list[Columns]]:
     """The examples, what lines of the output repeat of each, and the bad lines."""
     examples: list[Example] = []
     columns: list[Columns] = []
     bad: list[Columns] = []
     for record in chunk:
+        if record.dropped and not record.problem:
+            continue
         try:
             if record.problem:
                 raise UserError(record.problem)
-            place = f"{input}:{record.line}"
-            example = model.adapter.make_example(record.row, task, place, labelled=False)
+            example = model.adapter.make_example(record.row, task, record.place, labelled=False)
             own = {name: record.row[name] for name in ("id",) if name in record.row}
             own |= {name: example[name] for name in INPUTS if name in example}
-            _check_characters(own, place)
+            _check_characters(own, record.place)
         except UserError as error:
             bad.append({"line": record.line, "problem": str(error), "raw": record.raw})
         else:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import SourceConfig, TextConfig
+from mlm_pretrain.io.formats import COMPRESSIONS
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.text.files import find_files
 from mlm_pretrain.text.mixture import source_names
-from mlm_pretrain.text.readers import COMPRESSIONS
 
 ASSUMED_BYTES_PER_TOKEN = 4.0
 """Where no tokenizer has been tried on the text: an assumption, no measurement."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import functools
 import glob
 import hashlib
@@ -15,9 +14,20 @@ from typing import Any
 import pyarrow as pa
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io import formats
+from mlm_pretrain.io.compression import errors_of
+from mlm_pretrain.io.lines import open_text, read_lines
+from mlm_pretrain.io.parquet import open_parquet
+from mlm_pretrain.io.reading import Reading
+from mlm_pretrain.io.tables import Table
 from mlm_pretrain.text import pieces, readers
 from mlm_pretrain.text.pieces import Piece
 
+_TEXT = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
+)
+"""Bytes too: older writers leave text without saying that it is text."""
 WHOLE = 64_000_000
 PART = 4_000_000
 
@@ -53,55 +63,51 @@ def _find(pattern: str) -> list[str]:
     for folder, folders, names in os.walk(pattern):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside += [str(Path(folder, name)) for name in names if not name.startswith(".")]
-    known = sorted(file for file in inside if readers.suffix_of(file) in readers.FORMATS)
+    known = sorted(file for file in inside if formats.suffix_of(file) in formats.FORMATS)
     if not known:
         what = f"none of the {len(inside)} files in it is" if inside else "the directory is empty; expected"
         raise UserError(
-            f"{pattern}: {what} {', '.join(readers.FORMATS)} (or these with {', '.join(readers.COMPRESSIONS)})"
+            f"{pattern}: {what} {', '.join(formats.FORMATS)} (or these with {', '.join(formats.COMPRESSIONS)})"
         )
     return known
 
 
-def check_files(files: Iterable[str], text_column: str, encoding: str) -> None:
+def check_files(files: Iterable[str], text_column: str, reading: Reading) -> None:
     """Look into files before a run depends on them.
 
     Raises:
-        UserError: the encoding is unknown, a file can't be read or lacks the text column, or all are empty.
+        UserError: a file can't be read or lacks the text column, or all are empty.
     """
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise UserError(f"text.sources.encoding: Python knows no encoding '{encoding}'; try utf-8") from None
     filled = False
     names = list(files)
     for file in names:
-        form = readers.format_of(file)
+        form = formats.format_of(file)
         # Plain text has no columns: one file with something in it is enough.
         if form != "text" or not filled:
-            with readers.errors_of(file):
-                filled |= _check(file, form, text_column, encoding)
+            with errors_of(file):
+                filled |= _check(file, form, text_column, reading)
     if not filled:
         raise UserError(f"{names[0]}{' and all other files' if len(names) > 1 else ''}: there is no text in it")
 
 
-def _check(file: str, form: str, text_column: str, encoding: str) -> bool:
+def _check(file: str, form: str, text_column: str, reading: Reading) -> bool:
     """Whether there is any row in the file."""
     if form == "parquet":
-        parquet = readers.open_parquet(file)
+        parquet = open_parquet(file)
         readers.check_column(file, text_column, parquet.schema_arrow.names)
         kind = parquet.schema_arrow.field(text_column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        if not any(is_text(kind) for is_text in _TEXT):
             raise UserError(f"{file}: column '{text_column}' holds {kind}, not text (text.sources.text_column)")
         return bool(parquet.metadata.num_rows)
-    with readers.open_text(file, encoding, form) as handle:
-        if form in {"csv", "tsv"}:
-            rows = readers.csv_rows(handle, form)
-            header = next(rows, None)
-            if header is not None:
-                readers.check_column(file, text_column, header)
-            return next(rows, None) is not None
-        lines = (line for line in handle if line.strip())
+    is_table = form in formats.TABLES
+    with open_text(file, reading.encoding, keep_ends=is_table) as handle:
+        if is_table:
+            table = Table(file, read_lines(handle), form, reading)
+            if table.header:
+                readers.check_column(file, text_column, table.header)
+            return next(iter(table), None) is not None
+        lines = (line for line in read_lines(handle) if line.strip())
         if form == "text":
             return next(lines, None) is not None
         return _check_json(file, text_column, lines)
@@ -137,7 +143,7 @@ def cut_files(files: Sequence[str], text_column: str, document: str, encoding: s
     """
     sizes = []
     for file in files:
-        with readers.errors_of(file):
+        with errors_of(file):
             sizes.append(Path(file).stat().st_size)
     wanted = pieces.piece_size(sum(sizes))
     cut = (
@@ -150,17 +156,17 @@ def cut_files(files: Sequence[str], text_column: str, document: str, encoding: s
 
 
 def _cut(file: str, size: int, wanted: int, text_column: str, document: str, encoding: str) -> list[Piece]:
-    form = readers.format_of(file)
-    if size < 2 * wanted or Path(file).suffix.lower() in readers.COMPRESSIONS:
+    form = formats.format_of(file)
+    if size < 2 * wanted or Path(file).suffix.lower() in formats.COMPRESSIONS:
         return [Piece(file)]
     if form == "parquet":
-        with readers.errors_of(file):
-            metadata = readers.open_parquet(file).metadata
+        with errors_of(file):
+            metadata = open_parquet(file).metadata
         column = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == text_column)
         groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
         sizes = [(group.num_rows, group.column(column).total_uncompressed_size) for group in groups]
         return pieces.by_rows(file, sizes, wanted)
-    whole = form in {"csv", "tsv"} or (form == "text" and document == "file")
+    whole = form in formats.TABLES or (form == "text" and document == "file")
     if whole or not pieces.can_be_cut(encoding):
         return [Piece(file)]
     return pieces.by_bytes(file, size, wanted)
@@ -186,7 +192,7 @@ def fingerprint_files(files: Sequence[str]) -> list[dict[str, Any]]:
 @functools.lru_cache(maxsize=100_000)
 def _digest(file: str, modified: int) -> str:
     """`modified` makes the answer one for this state of the file; several stages ask."""
-    with readers.errors_of(file), Path(file).open("rb") as handle:
+    with errors_of(file), Path(file).open("rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(0)
         if size < WHOLE:

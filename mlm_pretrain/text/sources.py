@@ -22,6 +22,7 @@ from huggingface_hub import HfApi
 
 from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.registry import Registry
 from mlm_pretrain.text import installed_docs
 from mlm_pretrain.text.files import check_files, cut_files, find_files, fingerprint_files
@@ -57,9 +58,10 @@ def files(config: SourceConfig) -> datasets.IterableDataset:
 
     Plain text (.txt, .text, .md, .rst, and any unknown suffix of a file named outright) has one document per line,
     paragraph or file (`document`); JSON lines (.jsonl, .json, .ndjson), .csv, .tsv and .parquet have one per row, in
-    `text_column`. Each may be compressed (.gz, .zst, .xz), and formats may be mixed. A row is dropped as
+    `text_column`. Each may be compressed (.gz, .zst, .xz, .bz2), and formats may be mixed. A row is dropped as
     `undecodable` where a JSON line is malformed, a CSV row has another number of fields than the header, or bytes
-    are not valid in `encoding`; as `not_text` where the column holds something else than a string.
+    are not valid in `encoding`; as `not_text` where the column holds something else than a string; as `header` where
+    it repeats the header; as `line_too_long` where a line has more characters than can be held.
 
     Shards of the stream are pieces of files (see `cut_files`).
 
@@ -67,8 +69,8 @@ def files(config: SourceConfig) -> datasets.IterableDataset:
         UserError: nothing is there, a file can't be read or lacks the column, or all files are empty.
     """
     names = find_files(config.path)
-    check_files(names, config.text_column, config.encoding)
-    return _stream(names, source_label(config), config.text_column, config.document, config.encoding)
+    check_files(names, config.text_column, Reading.of(config))
+    return _stream(names, source_label(config), config.text_column, config.document, Reading.of(config))
 
 
 @SOURCES.register("installed_docs")
@@ -79,14 +81,16 @@ def installed_documentation(config: SourceConfig) -> datasets.IterableDataset:
         UserError: a package isn't installed, or the cache can't be written.
     """
     file = installed_docs.extract(config.packages)
-    return _stream([str(file)], source_label(config), "text", config.document, config.encoding)
+    return _stream([str(file)], source_label(config), "text", config.document, Reading())
 
 
-def _stream(names: list[str], label: str, text_column: str, document: str, encoding: str) -> datasets.IterableDataset:
+def _stream(
+    names: list[str], label: str, text_column: str, document: str, reading: Reading
+) -> datasets.IterableDataset:
     # The list is what `datasets` shards by; to take out a shard it copies all arguments for each of them, so that the
     # others are bound beforehand. No `features`: checking them takes longer than the reading.
-    read = functools.partial(read_rows, label=label, text_column=text_column, document=document, encoding=encoding)
-    pieces = cut_files(names, text_column, document, encoding)
+    read = functools.partial(read_rows, label=label, text_column=text_column, document=document, reading=reading)
+    pieces = cut_files(names, text_column, document, reading.encoding)
     return datasets.IterableDataset.from_generator(read, gen_kwargs={"pieces": pieces})
 
 
@@ -174,6 +178,7 @@ def fingerprint_source(config: SourceConfig) -> dict[str, Any]:
     if config.source == "files":
         names = find_files(config.path)
         reading |= {"document": config.document, "encoding": config.encoding}
+        reading |= config.model_dump(include={"quoting", "delimiter"}, exclude_none=True)
         return {**reading, "files": fingerprint_files(names)}
     if config.source == "installed_docs":
         return {"source": config.source, **installed_docs.identity(config.packages)}

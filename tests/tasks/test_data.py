@@ -51,7 +51,7 @@ def test_conll_reads_first_and_last_column(tmp_path: Path) -> None:
         "# sent_id = 1\n"
         "EU NNP B-NP B-ORG\nrejects VBZ B-VP O\n"
         "\n\n"
-        "#tag\tO\n# O\nNew York\tB-LOC\n\tO\n"  # a hashtag, a lone #, a word with a blank, an empty word
+        "#tag\tO\n#\tO\nNew York\tB-LOC\n\tO\n"  # a hashtag, a lone #, a word with a blank, an empty word
     )
     assert read(tmp_path / "a.conll", content, TokenClassification, NER) == [
         {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
@@ -81,10 +81,10 @@ def test_words_and_tags_from_jsonl(tmp_path: Path) -> None:
         ),
         ("a.jsonl", '{"text": null, "label": 1}\n', Classification, "a.jsonl:1: text is None"),
         ("a.jsonl", '{"text": "x", "label": 0.5}\n', Classification, "a.jsonl:1: label is 0.5"),
-        ("a.jsonl", b'{"text": "\xff", "label": 1}\n', Classification, "a.jsonl:1: not UTF-8"),
-        ("a.jsonl.gz", b"not gzip", Classification, "a.jsonl.gz: Not a gzipped file"),
+        ("a.jsonl", b'{"text": "\xff", "label": 1}\n', Classification, "a.jsonl:1: not valid utf-8 text; set encoding"),
+        ("a.jsonl.gz", b"not gzip", Classification, "a.jsonl.gz: the file is damaged.*Not a gzipped file"),
         ("a.csv", "text,label\na,1\nb\n", Classification, "a.csv:3: 1 fields, but the header names 2"),
-        ("a.csv", 'text,label\n"never closed,1\nb,2\n', Classification, "a.csv:3: not valid csv"),
+        ("a.csv", 'text,label\n"a, b",1\n"c, d",2\n"never closed,1\nb,2\n', Classification, "a.csv:4: not valid csv"),
         ("a.csv", "text,label\n", Classification, "a.csv: no examples"),
         ("a.xlsx", "x", Classification, "ends in .jsonl"),
         ("a.conll", "EU\tB-ORG\n#hashtag\n", TokenClassification, "a.conll:2: only one column"),

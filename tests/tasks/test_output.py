@@ -12,14 +12,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.records import Records
 from mlm_pretrain.tasks import predict as module
 from mlm_pretrain.tasks.predict import predict
-from mlm_pretrain.tasks.texts import read_records
 from tests.tasks.conftest import make_tokenizer, separable_texts, tiny_masked_lm
 
 CHUNK = 8
@@ -126,11 +127,11 @@ def test_killed_from_outside(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
         handle.write(b'{"text": "half')
     read = []
 
-    def watched(path: Path, text_column: str, skip: int) -> object:
+    def watched(*arguments: Any, skip: int, **keys: Any) -> Records:
         read.append(skip)
-        return read_records(path, text_column, skip)
+        return Records(*arguments, skip=skip, **keys)
 
-    monkeypatch.setattr(module, "read_records", watched)
+    monkeypatch.setattr(module, "Records", watched)
     assert predict(*arguments)["texts"] == 1200 and read == [done]
     predict(*arguments[:2], tmp_path / "whole.jsonl")
     assert read == [done, 0]

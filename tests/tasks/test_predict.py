@@ -193,7 +193,7 @@ def test_bad_lines_are_left_out_and_kept_aside(
     raw = [line.decode("utf-8", "replace") for line in lines]
     assert bad_lines(tmp_path / "out.jsonl") == [(number, raw[number - 1]) for number in (2, 3, 4, 5, 6, 7, 10, 11)]
     problems = [row["problem"] for row in labelled(tmp_path / "out.jsonl.bad.jsonl")]
-    assert "not valid JSON" in problems[2] and "not UTF-8" in problems[3] and "lone surrogate" in problems[5]
+    assert "not valid JSON" in problems[2] and "set encoding" in problems[3] and "lone surrogate" in problems[5]
     (tmp_path / "in.jsonl").write_bytes(lines[0])
     predict(models["classification"], tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl.bad.jsonl").exists()  # those were of another input
@@ -216,8 +216,8 @@ def test_bad_input(models: dict[str, Path], tmp_path: Path) -> None:
             wrong,
             out,
         ),
-        r"cut\.txt\.gz: the gzip file is cut off": (ner, cut, out),
-        r"x\.parquet: predict reads": (ner, tmp_path / "x.parquet", out),
+        r"cut\.txt\.gz: the file is damaged or cut off": (ner, cut, out),
+        r"x\.parquet: the file is damaged": (ner, tmp_path / "x.parquet", out),
         "ForMaskedLM labels nothing": (models["encoder"], good, out),
         "no transformers checkpoint there": (tmp_path, good, out),
         r"out\.xml: predictions go to a \.jsonl": (ner, good, tmp_path / "out.xml"),

@@ -231,7 +231,6 @@ def bad_files(folder: Path) -> dict[str, tuple[Any, dict[str, Any], str]]:
         "damaged gzip": (damaged, {}, "cut.jsonl.gz: "),
         "damaged parquet": (folder / "bad.parquet", {}, "bad.parquet: the file is damaged"),
         "archive": (write(folder / "x.zip", "PK"), {}, "unpack or convert"),
-        "encoding": (write(folder / "e.txt", "x"), {"encoding": "utf-88"}, "no encoding 'utf-88'"),
     }
 
 

@@ -1,0 +1,113 @@
+"""Parquet files, with what their columns mean: the names behind integers, numbers and text of other types."""
+
+from __future__ import annotations
+
+import decimal
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlm_pretrain.io.compression import open_bytes
+from mlm_pretrain.io.formats import compression_of
+
+BATCH = 1000
+
+Convert = Callable[[Any], Any]
+
+
+def open_parquet(file: str | Path) -> pq.ParquetFile:
+    if compression_of(file):
+        with open_bytes(file) as handle:
+            return pq.ParquetFile(pa.BufferReader(handle.read()))
+    # Without these two, all of a column is in memory at once, and row groups may be as large as the file.
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+
+
+def batches(
+    parquet: pq.ParquetFile, start: int = 0, end: int | None = None, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows from `start` up to `end`; row groups without any of them are not read."""
+    metadata = parquet.metadata
+    end = metadata.num_rows if end is None else end
+    # Where each row group starts, and the last one ends.
+    sizes = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+    starts = list(itertools.accumulate(sizes, initial=0))
+    groups = [i for i, (first, after) in enumerate(itertools.pairwise(starts)) if first < end and after > start]
+    row = starts[groups[0]] if groups else end
+    for batch in parquet.iter_batches(batch_size=BATCH, row_groups=groups, columns=columns):
+        if row >= end:
+            break
+        yield batch.slice(max(start - row, 0), end - max(row, start))
+        row += len(batch)
+
+
+def rows(parquet: pq.ParquetFile, start: int = 0) -> Iterator[dict[str, Any]]:
+    """Rows as plain values: class names for their numbers, numbers for decimals, text for bytes that are text."""
+    names = class_names(parquet.schema_arrow)
+    converts = [_converter(field.type, names.get(field.name)) for field in parquet.schema_arrow]
+    for batch in batches(parquet, start):
+        columns = [
+            column.to_pylist() if convert is None else [convert(value) for value in column.to_pylist()]
+            for column, convert in zip(batch.columns, converts, strict=True)
+        ]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(batch.schema.names, values, strict=True))
+
+
+def class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names behind integers (or lists of them) by column, as `datasets` leaves them in a file's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {column: names for column, feature in features.items() if (names := _names(feature))}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return {}
+
+
+def _names(feature: Any) -> list[str] | None:
+    """Of a ClassLabel, or of a list of them: `{"feature": …}`, in older files `[…]`."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return _names(feature[0])
+    if feature.get("_type") == "ClassLabel":
+        return list(feature["names"])
+    return _names(feature["feature"]) if "feature" in feature else None
+
+
+def _converter(kind: pa.DataType, names: list[str] | None) -> Convert | None:
+    """What makes a column's values plain; None if they are."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if names is not None:
+        return lambda value: _named(value, names)
+    if pa.types.is_decimal(kind):
+        return _number
+    if pa.types.is_float16(kind):
+        return lambda value: None if value is None else float(value)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return as_text
+    return None
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """What stands for no class, as -1 for one that isn't told, stays."""
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def _number(value: decimal.Decimal | None) -> float | int | None:
+    if value is None:
+        return None
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+def as_text(value: bytes | None) -> str | bytes | None:
+    """Bytes that are UTF-8, as older writers leave text, as a string."""
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value
