@@ -18,8 +18,9 @@ import yaml
 from mlm_pretrain.config import Config
 from mlm_pretrain.config.secrets import access_tokens
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io.locks import held
-from mlm_pretrain.io.whole import read_json, restore_folder, write_json, write_text
+from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.io.locks import held, is_held
+from mlm_pretrain.io.whole import read_json, remove_leftovers, restore_folder, write_json, write_text
 
 
 class RunDirectory:
@@ -48,6 +49,8 @@ class RunDirectory:
         """Why the last stage ended, or that it is running."""
         self._stages = self.root / "stages.json"
         self._lock = self.root / ".lock"
+        self._of_stage: dict[str, Any] | None = None
+        """What the stage that is being run has recorded so far."""
 
     @classmethod
     def of(cls, config: Config) -> RunDirectory:
@@ -68,84 +71,145 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
 
-    def write_config(self, config: Config, sections: Collection[str] | None = None) -> None:
-        """Write the resolved config into the directory.
+    def write_config(self, config: Config, sections: Collection[str] | None = None, task: str | None = None) -> None:
+        """Write the resolved config into the directory, as what a stage is run with.
+
+        A task whose results the run has keeps the settings that they came with.
 
         Args:
-            sections: where the run has a config already, only these change; by default all.
+            sections: if the run has a config already, only these change; by default all.
+            task: the one that is about to be run.
 
         Raises:
-            UserError: it holds an access token.
+            UserError: it holds an access token, or another process is at work in this run directory.
         """
         for key in access_tokens(config.model_dump(mode="json")):
             what = f"{key}: holds what looks like a Hub access token (hf_…), which is not written into {self.config}"
             raise UserError(f"{what}: remove it, and log in with `hf auth login` or set HF_TOKEN")
-        if sections is not None and self.config.exists():
+        written = config.model_dump(mode="json")
+        with self.locked():
+            if standing := self._standing_config():
+                written["tasks"] = self._tasks_to_write(standing.get("tasks") or [], written["tasks"], task)
+                if sections is not None:
+                    written = {**standing, **{key: written[key] for key in sections}}
+            write_text(self.config, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+
+    def _standing_config(self) -> dict[str, Any]:
+        try:
             standing = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-            mine = config.model_dump(mode="json", include=set(sections))
-            write_text(self.config, yaml.safe_dump({**standing, **mine}, sort_keys=False, allow_unicode=True))
-        else:
-            write_text(self.config, config.to_yaml())
+        except FileNotFoundError:
+            return {}
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{self.config}: damaged ({error}); delete it and rerun the stage") from None
+        return standing if isinstance(standing, dict) else {}
+
+    def _tasks_to_write(self, standing: list[Any], asked: list[Any], run_now: str | None) -> list[Any]:
+        """The tasks that are asked for, but those that have results as they came with them."""
+        kept = self.read_results().get("tasks", {}).keys() - {run_now}
+        by_name = {task["name"]: task for task in standing if task["name"] in kept}
+        tasks = [by_name.pop(task["name"], task) for task in asked]
+        return [*tasks, *by_name.values()]
 
     # -- records ---------------------------------------------------------------------------------------------
 
     def read_results(self) -> dict[str, Any]:
-        """The figures of the run so far, as `results.json` has them; empty where there are none."""
+        """The results of the run so far, as `results.json` has them; empty where there are none."""
         return read_json(self.results)
 
-    def record(self, figures: dict[str, Any]) -> None:
-        """Merge figures into `results.json` (nested mappings are merged, everything else replaced)."""
-        write_json(self.results, _merged(self.read_results(), figures))
+    def record(self, results: dict[str, Any]) -> None:
+        """Merge results into `results.json` (nested mappings are merged, everything else replaced).
 
-    def record_task(self, name: str, figures: dict[str, Any]) -> None:
-        """Put a task's figures in the place of older ones, of which nothing stays."""
-        results = self.read_results()
-        write_json(self.results, {**results, "tasks": {**results.get("tasks", {}), name: figures}})
+        Raises:
+            UserError: another process is at work in this run directory.
+        """
+        with self.locked():
+            write_json(self.results, _merged(self.read_results(), results))
+        if self._of_stage is not None:
+            self._of_stage = _merged(self._of_stage, results)
+
+    def record_task(self, name: str, results: dict[str, Any]) -> None:
+        """Put a task's results in the place of older ones, of which nothing stays."""
+        with self.locked():
+            standing = self.read_results()
+            standing.get("tasks", {}).pop(name, None)
+            write_json(self.results, standing)
+            self.record({"tasks": {name: results}})
 
     # -- stages ----------------------------------------------------------------------------------------------
 
-    def stands(self, stage: str, inputs: str, output: Path) -> bool:
-        """Whether a stage has finished on these inputs (a fingerprint) and its output is still there."""
-        return output.exists() and read_json(self._stages).get(stage, {}).get("inputs") == inputs
+    def note(self, stage: str) -> dict[str, Any]:
+        """What is noted of a stage: that it has `begun`, or when it has `finished`, on which `inputs`, and its
+        `results`; empty if it was never run."""
+        return read_json(self._stages).get(stage, {})
 
     @contextlib.contextmanager
-    def stage(self, stage: str, inputs: str) -> Iterator[None]:
+    def stage(self, stage: str, inputs: str, files: Collection[Path] = ()) -> Iterator[None]:
         """Hold the run, time a stage, and note that it finished on these inputs; not noted where the body raises.
+
+        Args:
+            files: what it writes besides folders, which have manifests; their digests are noted.
 
         Raises:
             UserError: another process is at work in this run directory.
         """
         with self.locked():
             started = time.monotonic()
-            # Until it has finished again, a stage that is being rerun doesn't stand.
-            self._note_stage(stage, None)
-            yield
-            self._finish(stage, inputs, time.monotonic() - started)
+            # Until it has finished again, a stage that is being rerun isn't up to date.
+            self._note_stage(stage, {"begun": _now()})
+            self._of_stage = {}
+            try:
+                yield
+                self._finish(stage, inputs, time.monotonic() - started, files)
+            finally:
+                self._of_stage = None
 
-    def _finish(self, stage: str, inputs: str, elapsed: float) -> None:
+    def _finish(self, stage: str, inputs: str, elapsed: float, files: Collection[Path]) -> None:
         seconds = round(elapsed, 3)
-        finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._note_stage(stage, {"inputs": inputs, "seconds": seconds, "finished": finished})
         self.record({"seconds": {stage: seconds}})
+        digests = {path.name: file_digest(path) for path in files}
+        note = {"inputs": inputs, "seconds": seconds, "finished": _now(), "files": digests, "results": self._of_stage}
+        self._note_stage(stage, note)
 
-    def _note_stage(self, stage: str, entry: dict[str, Any] | None) -> None:
-        stages = read_json(self._stages)
-        stages.pop(stage, None)
-        write_json(self._stages, stages | ({stage: entry} if entry else {}))
+    def _note_stage(self, stage: str, entry: dict[str, Any]) -> None:
+        write_json(self._stages, {**read_json(self._stages), stage: entry})
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, otherwise: str = "choose another run.name") -> Iterator[None]:
         """Hold the run for this process, which may do so again while it does.
+
+        Args:
+            otherwise: what to do rather than wait.
 
         Raises:
             UserError: another process is at work in this run directory.
         """
-        what = f"{self.root}: another process is at work in this run; wait for it, or choose another run.name"
+        what = f"{self.root}: another process is at work in this run; wait for it, or {otherwise}"
+        begins = not is_held(self._lock)
         with held(self._lock, what):
-            # What a process was replacing when it was killed.
-            for target in (self.tokenizer, self.model, *self.tasks.glob(".*.old")):
-                restore_folder(target.with_name(target.name.removeprefix(".").removesuffix(".old")))
+            if begins:
+                self._mend()
             yield
+
+    def _mend(self) -> None:
+        """Put back what a process was replacing when it was killed, and results that were deleted; remove leftovers."""
+        for target in (self.tokenizer, self.model, *self.tasks.glob(".*.old")):
+            restore_folder(target.with_name(target.name.removeprefix(".").removesuffix(".old")))
+        folders = (self.root, self.tasks, self.tokenizer, self.model, *self._task_folders())
+        for folder in folders:
+            remove_leftovers(folder)
+        if not self.results.exists():
+            results: dict[str, Any] = {}
+            for note in read_json(self._stages).values():
+                results = _merged(results, note.get("results", {}))
+            if results:
+                write_json(self.results, results)
+
+    def _task_folders(self) -> list[Path]:
+        return [path for path in self.tasks.glob("*") if path.is_dir()]
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

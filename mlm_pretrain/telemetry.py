@@ -21,6 +21,8 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 
 from mlm_pretrain import escaping
+from mlm_pretrain.io.plain_json import dumps, finite
+from mlm_pretrain.io.whole import write_text
 
 BAR = "{desc:<22} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 BAR_WITHOUT_RATE = "{desc:<22} {percentage:3.0f}%|{bar:24}| [{elapsed}<{remaining}{postfix}]"
@@ -137,7 +139,7 @@ def emit(event: str, **values: Any) -> None:
     record = {"event": event, "time": round(time.time(), 3), **values}
     console = _Console(sys.stderr)
     # In one piece, so that lines of several processes stay whole.
-    console.write(escaping.json_line(record, sys.stderr) + "\n")
+    console.write(escaping.json_line(finite(record), sys.stderr) + "\n")
     console.flush()
 
 
@@ -189,7 +191,7 @@ class _JsonLines(_Lines):
         line = {"stage": self.desc, "done": done, "total": values["total"], "unit": values["unit"], "seconds": seconds}
         note = {"note": values["postfix"]} if values["postfix"] else {}
         record = {"event": "progress", "time": round(time.time(), 3), **line, **note}
-        return escaping.json_line(record, sys.stderr)
+        return escaping.json_line(finite(record), sys.stderr)
 
 
 def progress(
@@ -270,16 +272,14 @@ class MetricsLog:
         if not is_rank_zero() or not self.path.exists():
             return
         kept = [line for line, record in self._lines() if record.get("step", 0) <= step]
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        beside.replace(self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, record: dict[str, Any]) -> None:
         if not is_rank_zero():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+            handle.write(dumps({**record, "time": round(time.time(), 3)}) + "\n")
         if log_format() == "json":
             emit("metrics", **record)
 

@@ -55,12 +55,12 @@ def test_what_stands_is_skipped_and_what_changed_is_not(
     stages.run_all(config)
     said = capsys.readouterr().err
     for stage in ("tokenizer", "pretrain", "evaluate"):
-        assert f"{stage}: stands" in said
+        assert f"{stage}: up to date, skipped" in said
     changed = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"fill_mask": []})})
     stages.run_all(changed)
     said = capsys.readouterr().err
-    assert "pretrain: stands" in said
-    assert "evaluate: stands" not in said
+    assert "pretrain: up to date, skipped" in said
+    assert "evaluate: up to date, skipped" not in said
 
 
 def test_the_held_out_loss_does_not_depend_on_the_batch_size(finished: Config) -> None:
@@ -160,7 +160,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["pretrain", str(path), "run.name=d", "training.report_to=[tensorbored]"], "training.report_to"),
         (["pretrain", str(path), "run.name=e", "training.report_to=[dvclive]"], "pip install dvclive"),
         (["evaluate", str(path)], "no model"),
-        (["evaluate", str(broken), "--force"], "can't be loaded"),
+        (["evaluate", str(broken), "--force"], "damaged"),
         (["finetune", str(run.root)], "names no task"),
         (["finetune", str(run.root), "tasks=[{task: ner, name: a, train: x}]", "--task", "b"], "no task is named 'b'"),
         (["push", str(run.root), "--dry-run"], "hub_model_id"),

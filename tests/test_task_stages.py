@@ -50,14 +50,14 @@ def test_tasks_stand_until_their_inputs_change(finished: Config, capsys: pytest.
     capsys.readouterr()
     results = stages.finetune(finished)
     said = capsys.readouterr().err
-    assert "finetune topic: stands" in said and "finetune again: stands" in said
+    assert "finetune topic: up to date" in said and "finetune again: up to date" in said
     assert results["topic"]["metric"] == "accuracy"
     longer = finished.tasks[0].model_copy(update={"max_steps": 7})
     stages.finetune(finished.model_copy(update={"tasks": [longer, finished.tasks[1]]}), "topic")
-    assert "stands" not in capsys.readouterr().err
+    assert "up to date" not in capsys.readouterr().err
     # The other task began from this one's model, which is another one now.
     stages.finetune(finished, "again")
-    assert "stands" not in capsys.readouterr().err
+    assert "up to date" not in capsys.readouterr().err
 
 
 def test_a_learning_curve_and_a_sweep_are_added(finished: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_a_learning_curve_and_a_sweep_are_added(finished: Config, capsys: pytest
     assert curve[0]["examples"] * 2 == pytest.approx(curve[1]["examples"], abs=1)
     capsys.readouterr()
     assert cli.main(["finetune", config, "--task", "topic"]) == 0
-    assert "finetune topic: stands" in capsys.readouterr().err
+    assert "finetune topic: up to date, skipped" in capsys.readouterr().err
     assert cli.main(["finetune", config, "--task", "topic", "--sweep"]) == 0
     result = run.read_results()["tasks"]["topic"]
     assert len(result["sweep"]["trials"]) == 2

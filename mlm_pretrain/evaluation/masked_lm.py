@@ -11,13 +11,14 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError, first_line
+from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.text.mixture import source_names
 from mlm_pretrain.text.tokenizer import load_tokenizer
 from mlm_pretrain.training.device import make_accelerator
-from mlm_pretrain.training.validate import HeldOutSet, held_out_pass
+from mlm_pretrain.training.validate import HeldOutSet, check_loss, held_out_pass
 
 MASK = "[MASK]"
 
@@ -43,6 +44,9 @@ def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
     size = config.training.per_device_eval_batch_size
     figures = held_out_pass(forward, held_out, size, accelerator.device, accelerator.autocast)
     forward.close()
+    again = f"`mlm-pretrain pretrain {run.root} --force` writes it again"
+    remedy = f"its weights are damaged, or not of this tokenizer; {again}"
+    check_loss(figures, len(tokenizer), str(run.model), remedy)
     guesses = [fill_mask(model, tokenizer, text) for text in config.evaluation.fill_mask]
     return {"heldout": figures, "fill_mask": guesses}
 
@@ -54,6 +58,7 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model; `mlm-pretrain pretrain` writes it")
+    check_folder(folder)
     tokenizer = load_tokenizer(str(folder))
     try:
         model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)

@@ -31,10 +31,10 @@ def held(lock: Path, what: str) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    place = str(lock.absolute())
-    if place in _HELD:
+    if is_held(lock):
         yield
         return
+    place = str(lock.absolute())
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as handle:  # never emptied: in a run that somebody else made it may be a link
         let_go = lock_file(handle, lock, what)
@@ -44,6 +44,11 @@ def held(lock: Path, what: str) -> Iterator[None]:
         finally:
             _HELD.pop(place, None)
             let_go()
+
+
+def is_held(lock: Path) -> bool:
+    """Whether this process holds a lock."""
+    return str(lock.absolute()) in _HELD
 
 
 def lock_file(handle: IO[Any], path: Path, what: str) -> Callable[[], None]:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,11 @@ def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = Fa
     Args:
         fill: writes the files into the folder it is given.
         manifest: whether to list the files' sizes and digests in `manifest.json`.
+
+    Raises:
+        UserError: there is a symlink in its place.
     """
+    refuse_link(target)
     beside = target.with_name(f".{target.name}.tmp")
     restore_folder(target)
     shutil.rmtree(beside, ignore_errors=True)
@@ -84,11 +89,30 @@ def write_folder(target: Path, fill: Callable[[Path], None], manifest: bool = Fa
         raise
 
 
+def refuse_link(target: Path) -> None:
+    """
+    Raises:
+        UserError: a symlink is where a folder is to be written, which is replaced as a whole.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        what = f"a symlink to {target.readlink()}" if target.is_symlink() else "a file"
+        raise UserError(f"{target}: {what} is where a folder is to be written; move it away")
+
+
 def restore_folder(target: Path) -> None:
     """Put a folder back that `write_folder` was about to replace when it was killed."""
     old = target.with_name(f".{target.name}.old")
     if old.is_dir() and not target.exists():
         old.rename(target)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing into a folder that this process alone writes into."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif re.fullmatch(r"\..+\.\d+\.tmp", path.name) and ".part." not in path.name:  # predictions lock themselves
+            path.unlink(missing_ok=True)
 
 
 def fsync(path: Path) -> None:

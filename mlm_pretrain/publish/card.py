@@ -46,8 +46,14 @@ def write_cards(run: RunDirectory, publish: PublishConfig | None = None) -> list
         The files written.
 
     Raises:
-        UserError: `config.yaml` is missing, a record is damaged, or the disk refuses.
+        UserError: `config.yaml` is missing, a record is damaged, the disk refuses, or another process is at work in
+            the run.
     """
+    with run.locked():
+        return _write_cards(run, publish)
+
+
+def _write_cards(run: RunDirectory, publish: PublishConfig | None) -> list[Path]:
     facts = read_facts(run, publish)
     records = MetricsLog(run.metrics).read()
     written = []

@@ -6,6 +6,7 @@ and fetches nothing, and what came from text or records is escaped.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -78,7 +79,8 @@ def write_report(runs: Sequence[str | Path], out: Path | None = None) -> Path:
         The page.
 
     Raises:
-        UserError: a run isn't there, a record is damaged, a symlink leads out of a run, or the page can't be written.
+        UserError: a run isn't there, a record is damaged, a symlink leads out of a run, or the page can't be written: into
+            a run that another process is at work in, say.
     """
     read = read_runs(runs)
     page = out or read[0].run.report
@@ -87,7 +89,8 @@ def write_report(runs: Sequence[str | Path], out: Path | None = None) -> Path:
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{page}: a report is a page; name a .html file")
     try:
-        write_text(page, render(read, Gallery(page.with_suffix(""))))
+        with contextlib.nullcontext() if out else read[0].run.locked("give --out a file elsewhere"):
+            write_text(page, render(read, Gallery(page.with_suffix(""))))
     except OSError as error:
         raise UserError(f"{page}: the report can't be written ({error.strerror})") from None
     return page

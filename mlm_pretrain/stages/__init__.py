@@ -1,6 +1,7 @@
 """The stages as plain functions: each reads its inputs from the run directory and leaves its outputs there.
 
-A stage whose output stands and whose inputs have not changed is skipped; `force=True` runs it all the same.
+A stage is up to date, and skipped, if its inputs have not changed and its output and results are there; `force=True`
+runs it all the same. Each holds the run from its first look to its last word.
 
 Pretraining uses all processes that a launcher has started. Whatever else is to be done, rank zero does alone: the
 others wait for it before pretraining, and exit behind it.
@@ -8,27 +9,35 @@ others wait for it before pretraining, and exit behind it.
 
 from __future__ import annotations
 
+import contextlib
+
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stages.common import holding
 from mlm_pretrain.stages.pretraining import evaluate, pretrain, pretrain_on
 from mlm_pretrain.stages.publishing import push, report, write_cards
 from mlm_pretrain.stages.tasks import finetune
 from mlm_pretrain.stages.text import prepare, train_tokenizer, train_tokenizer_alone
-from mlm_pretrain.training.processes import start
+from mlm_pretrain.training.processes import Processes, start
 
 __all__ = ["evaluate", "finetune", "prepare", "pretrain", "push", "report", "run_all", "train_tokenizer", "write_cards"]
 
 
 def run_all(config: Config) -> RunDirectory:
-    """Every stage in order; those that stand are skipped.
+    """Every stage in order; those that are up to date are skipped.
 
     Raises:
         UserError: as the stages do.
     """
     processes = start(config)
     telemetry.say(f"run {config.run.name}: {RunDirectory.of(config).root}")
+    with holding(config) if processes.rank == 0 else contextlib.nullcontext():
+        return _run_all(config, processes)
+
+
+def _run_all(config: Config, processes: Processes) -> RunDirectory:
     if processes.rank == 0:
         train_tokenizer_alone(config, force=False)
     pretrain_on(config, processes, force=False)

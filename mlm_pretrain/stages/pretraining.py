@@ -8,8 +8,19 @@ from typing import Any
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.inputs import model_inputs, text_inputs, versions
+from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.stages.common import check_fill_mask, refuse_other_run, skipped, stage, tokenizer_stands
+from mlm_pretrain.stages.common import (
+    check_encoder,
+    check_fill_mask,
+    check_output,
+    has_tokenizer,
+    holding,
+    is_up_to_date,
+    refuse_other_run,
+    skipped,
+    stage,
+)
 from mlm_pretrain.stages.publishing import write_cards
 from mlm_pretrain.stages.text import prepare_alone, train_tokenizer_alone
 from mlm_pretrain.training.interrupts import Interrupts
@@ -31,36 +42,39 @@ def pretrain(config: Config, *, force: bool = False) -> Path:
 
 
 def pretrain_on(config: Config, processes: Processes, force: bool) -> Path:
-    run = RunDirectory.of(config)
     if processes.rank == 0:
-        _lead_pretraining(config, run, processes, force)
-    elif processes.broadcast():
+        with holding(config) as run:
+            _lead_pretraining(config, run, processes, force)
+            processes.go_on_alone()
+            write_cards(config)
+        return run.model
+    if processes.broadcast():
         from mlm_pretrain.training.loop import pretrain as train
 
         with Interrupts() as interrupts:
-            train(config, run, processes=processes, interrupts=interrupts)
-    processes.go_on_alone()
-    write_cards(config)
-    return run.model
+            train(config, RunDirectory.of(config), processes=processes, interrupts=interrupts)
+    processes.go_on_alone()  # for which the others end
+    raise AssertionError("rank zero alone is left")
 
 
 def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, force: bool) -> None:
     """What rank zero does; the others wait to be told whether there is anything to train."""
     from mlm_pretrain.publish.background import send_left, sending
 
+    if start := config.model.path or config.model.init_from:
+        check_folder(start)
     inputs = model_inputs(config)
-    if not force and run.stands("pretrain", inputs, run.model):
+    if not force and is_up_to_date(run, "pretrain", inputs, run.model, "pretraining"):
         skipped("pretrain", run.model)
         processes.broadcast(False)
         send_left(run, config.publish)
         return
     refuse_other_run(config, run)
-    if not tokenizer_stands(run, text_inputs(config)):
+    if not has_tokenizer(run, text_inputs(config)):
         train_tokenizer_alone(config, force=False)
     # A folder that runs may share is written by nobody but the verb `prepare`.
     if config.stream.prepared is True:
         prepare_alone(config, force=False)
-    run.write_config(config)
     from mlm_pretrain.training.loop import pretrain as train
 
     # Outermost: what is still being sent at the end is waited for as one who presses Ctrl-C expects.
@@ -70,6 +84,7 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
         Interrupts() as interrupts,
         stage(run, "pretrain", inputs),
     ):
+        run.write_config(config)
         processes.broadcast(True)
         figures = train(config, run, processes=processes, interrupts=interrupts, on_save=on_save)
         run.record({"pretraining": figures, "versions": versions()})
@@ -85,18 +100,20 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
         UserError: there is no model yet, or no held-out text.
     """
     leave_to_rank_zero()
-    run = RunDirectory.of(config)
-    inputs = fingerprint(model_inputs(config), config.evaluation)
-    if not force and run.stands("evaluate", inputs, run.results) and "heldout" in run.read_results():
-        skipped("evaluate", run.results)
-        return run.read_results()["heldout"]
-    from mlm_pretrain.evaluation import masked_lm
+    check_encoder(RunDirectory.of(config))
+    with holding(config) as run:
+        inputs = fingerprint(model_inputs(config), config.evaluation)
+        if not force and is_up_to_date(run, "evaluate", inputs, run.results, "heldout"):
+            skipped("evaluate", run.results)
+            return run.read_results()["heldout"]
+        from mlm_pretrain.evaluation import masked_lm
 
-    check_fill_mask(config)
-    run.write_config(config, ["evaluation"])
-    with stage(run, "evaluate", inputs):
-        figures = masked_lm.evaluate(config, run)
-        run.record(figures)
-    write_cards(config)
-    telemetry.show(masked_lm.format_figures(figures["heldout"]))
-    return figures["heldout"]
+        check_fill_mask(config)
+        check_output(run, "tokenizer", run.tokenizer)
+        with stage(run, "evaluate", inputs):
+            run.write_config(config, ["evaluation"])
+            results = masked_lm.evaluate(config, run)
+            run.record(results)
+        write_cards(config)
+    telemetry.show(masked_lm.format_figures(results["heldout"]))
+    return results["heldout"]

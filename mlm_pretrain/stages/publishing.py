@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stages.common import check_output
 from mlm_pretrain.training.processes import leave_to_rank_zero
 
 
@@ -55,6 +57,13 @@ def push(
     """
     leave_to_rank_zero()
     from mlm_pretrain.publish import hub
+    from mlm_pretrain.publish.files import has_models
 
     run = RunDirectory.of(config)
-    return hub.push(run, config, dry_run=dry_run, repo_id=repo_id, checkpoints=checkpoints, tag=tag, further=further)
+    # A run that has nothing but checkpoints may be at work: they wait in the outbox, which has a lock of its own.
+    with run.locked() if has_models(run) else contextlib.nullcontext():
+        if run.model.is_dir():
+            check_output(run, "pretrain", run.model)
+        return hub.push(
+            run, config, dry_run=dry_run, repo_id=repo_id, checkpoints=checkpoints, tag=tag, further=further
+        )

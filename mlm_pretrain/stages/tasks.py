@@ -9,9 +9,9 @@ from typing import Any
 from mlm_pretrain.config import Config, Sweep, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import folder_digests, model_inputs
-from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.io.digests import check_folder, file_digest
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.stages.common import skipped, stage
+from mlm_pretrain.stages.common import check_encoder, holding, is_up_to_date, skipped, stage
 from mlm_pretrain.stages.publishing import write_cards
 from mlm_pretrain.training.processes import leave_to_rank_zero
 
@@ -45,21 +45,22 @@ def finetune(
     chosen = [config.task(name)] if name else config.tasks
     if train_fractions:
         chosen = [task.model_copy(update={"train_fractions": list(train_fractions)}) for task in chosen]
-    run = RunDirectory.of(config)
-    run.write_config(config, ["tasks"])
-    for task in chosen:
-        _finetune_one(config, run, task, force, sweep)
-    write_cards(config)
-    return run.read_results()["tasks"]
+    if any(not task.origin for task in chosen):
+        check_encoder(RunDirectory.of(config))
+    with holding(config) as run:
+        for task in chosen:
+            _finetune_one(config, run, task, force, sweep)
+        write_cards(config)
+        return run.read_results().get("tasks", {})
 
 
 def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bool, sweep: bool) -> None:
-    if not task.origin and not run.model.exists():
-        raise UserError(f"{run.model}: no model; `mlm-pretrain pretrain` writes it, or give the task a `model`")
     data = [
         file_digest(Path(file)) for file in (task.train, task.validation, task.test) if file and Path(file).is_file()
     ]
     origin = task.origin
+    if origin:
+        check_folder(origin.path)
     encoder = [origin.model_dump(), folder_digests(origin.path)] if origin else model_inputs(config)
     # A sweep and a learning curve are asked for beside the task; what stands without them is not thrown away.
     plain = task.model_copy(update={"train_fractions": [], "sweep": Sweep()})
@@ -67,12 +68,13 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
     standing = run.read_results().get("tasks", {}).get(task.name, {})
     lacking = (sweep and "sweep" not in standing) or _lacks(standing, task.train_fractions)
     name = f"finetune {task.name}"
-    if not force and not lacking and run.stands(name, inputs, run.task(task.name)):
+    if not force and not lacking and is_up_to_date(run, name, inputs, run.task(task.name), "tasks", task.name):
         skipped(name, run.task(task.name))
         return
     from mlm_pretrain.tasks.finetune import finetune as train
 
     with stage(run, name, inputs):
+        run.write_config(config, ["tasks"], task=task.name)
         result = train(
             task,
             origin.path if origin else run.model,

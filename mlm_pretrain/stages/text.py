@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.inputs import text_inputs
+from mlm_pretrain.io.digests import check_folder
+from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import write_folder, write_json, write_text
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.stages.common import check_fill_mask, refuse_other_run, skipped, stage, tokenizer_stands
+from mlm_pretrain.stages.common import check_fill_mask, has_tokenizer, holding, refuse_other_run, skipped, stage
 from mlm_pretrain.training.processes import leave_to_rank_zero
 
 
@@ -31,40 +33,51 @@ def train_tokenizer(config: Config, *, force: bool = False) -> Path:
 
 
 def train_tokenizer_alone(config: Config, force: bool) -> Path:
-    run = RunDirectory.of(config)
-    inputs = text_inputs(config)
-    if not force and tokenizer_stands(run, inputs):
-        return skipped("tokenizer", run.tokenizer)
-    refuse_other_run(config, run)
-    run.write_config(config)
-    check_fill_mask(config)
+    with holding(config) as run:
+        inputs = text_inputs(config)
+        if not force and has_tokenizer(run, inputs):
+            return skipped("tokenizer", run.tokenizer)
+        refuse_other_run(config, run)
+        check_fill_mask(config)
+        # What the model was trained with stays, where there is one.
+        sections = ("text", "tokenizer") if run.note("pretrain") else None
+        from mlm_pretrain.text.tokenizer_report import format_report
+
+        with stage(run, "tokenizer", inputs, files=[run.validation]):
+            run.write_config(config, sections)
+            report = _make_tokenizer(config, run)
+        telemetry.show(format_report(report))
+        return run.tokenizer
+
+
+def _make_tokenizer(config: Config, run: RunDirectory) -> dict[str, Any]:
+    """Write `tokenizer/` and `validation.jsonl`; the report on the tokenizer."""
     from mlm_pretrain.text import tokenizer as tokenizers
     from mlm_pretrain.text.mixture import survey
-    from mlm_pretrain.text.tokenizer_report import format_report, tokenizer_report
+    from mlm_pretrain.text.tokenizer_report import tokenizer_report
 
     settings = config.tokenizer
     existing = settings.path or config.model.path or config.model.init_from
-    with stage(run, "tokenizer", inputs):
-        seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
-        if existing:
-            revision = settings.revision if settings.path else config.model.revision
-            tokenizer = tokenizers.load_tokenizer(existing, revision, settings.add_tokens)
-        else:
-            tokenizer = tokenizers.train_tokenizer(settings, seen.sample)
-            tokenizer.model_max_length = config.stream.sequence_length
-        report = tokenizer_report(tokenizer, [document.text for document in seen.validation])
-        report["sample_bytes"] = sum(len(text.encode()) for text in seen.sample)
+    if existing:
+        check_folder(existing)
+    seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
+    if existing:
+        revision = settings.revision if settings.path else config.model.revision
+        tokenizer = tokenizers.load_tokenizer(existing, revision, settings.add_tokens)
+    else:
+        tokenizer = tokenizers.train_tokenizer(settings, seen.sample)
+        tokenizer.model_max_length = config.stream.sequence_length
+    report = tokenizer_report(tokenizer, [document.text for document in seen.validation])
+    report["sample_bytes"] = sum(len(text.encode()) for text in seen.sample)
 
-        def fill(folder: Path) -> None:
-            tokenizer.save_pretrained(folder)
-            write_json(folder / run.tokenizer_report.name, report)
+    def fill(folder: Path) -> None:
+        tokenizer.save_pretrained(folder)
+        write_json(folder / run.tokenizer_report.name, report)
 
-        write_folder(run.tokenizer, fill)
-        rows = (json.dumps(document._asdict(), ensure_ascii=False) + "\n" for document in seen.validation)
-        write_text(run.validation, "".join(rows))
-        run.record({"text": seen.sources})
-    telemetry.show(format_report(report))
-    return run.tokenizer
+    write_folder(run.tokenizer, fill, manifest=True)
+    write_text(run.validation, "".join(dumps(document._asdict()) + "\n" for document in seen.validation))
+    run.record({"text": seen.sources})
+    return report
 
 
 def prepare(config: Config, *, force: bool = False) -> Path:
@@ -81,9 +94,13 @@ def prepare(config: Config, *, force: bool = False) -> Path:
 
 
 def prepare_alone(config: Config, force: bool) -> Path:
-    run = RunDirectory.of(config)
-    if not tokenizer_stands(run, text_inputs(config)):
-        train_tokenizer_alone(config, force=False)
+    with holding(config) as run:
+        if not has_tokenizer(run, text_inputs(config)):
+            train_tokenizer_alone(config, force=False)
+        return _prepare(config, run, force)
+
+
+def _prepare(config: Config, run: RunDirectory, force: bool) -> Path:
     from mlm_pretrain.models.build import build_model
     from mlm_pretrain.models.packed_attention import supports_packing
     from mlm_pretrain.stream import prepare as shards
@@ -102,6 +119,7 @@ def prepare_alone(config: Config, force: bool) -> Path:
     if not force and folder != run.prepared:
         refuse_stale(folder, settings)  # they may be another run's
     with stage(run, "prepare", fingerprint(settings)):
+        run.write_config(config, ["prepare"])
         manifest = shards.prepare(config, tokenizer, packing, folder, settings, anew=force)
         counts = {source["name"]: {**source, "files": len(source["files"])} for source in manifest["sources"]}
         run.record({"prepared": {"sequence_length": config.stream.sequence_length, "sources": counts}})

@@ -14,6 +14,7 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.models.build import POSITIONS_BEHIND_PADDING
 
 
@@ -30,8 +31,9 @@ def load_config(
         keys: further keys of the transformers config, over the checkpoint's own.
 
     Raises:
-        UserError: there is no transformers checkpoint, or the config has no such key.
+        UserError: there is no transformers checkpoint, it is not what was written, or the config has no such key.
     """
+    check_folder(path)
     names: dict[str, Any] = {}
     if labels is not None:
         names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -14,6 +13,7 @@ import pydantic
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.whole import write_json, write_text
 from mlm_pretrain.tasks import many_classes
@@ -171,7 +171,7 @@ def _write(out: Path, figures: Figures, errors: Sequence[dict[str, Any]], whole:
         for name in PLOTS:
             (out / name).unlink(missing_ok=True)  # of another task's model, maybe
         write_json(out / "results.json", figures)
-        write_text(out / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
+        write_text(out / "errors.jsonl", "".join(dumps(error) + "\n" for error in errors))
         many_classes.write_whole(out / CLASSES, whole)
         if "matrix" in figures.get("confusion", {}):
             plots.confusion_matrix(**figures["confusion"], path=out / PLOTS[0])

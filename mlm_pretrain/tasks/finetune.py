@@ -24,7 +24,8 @@ from mlm_pretrain.tasks.trials import (
     run_once,
     share_of_train,
 )
-from mlm_pretrain.telemetry import say
+from mlm_pretrain.telemetry import say, warn
+from mlm_pretrain.training.bad_loss import Diverged
 
 
 def finetune(
@@ -63,6 +64,7 @@ def finetune(
 
     Raises:
         UserError: bad data, no such checkpoint, more than one process, or `out` can't be written.
+        Diverged: a training that is no trial of a sweep came to something that is not finite.
         Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; the same call goes on, given `inputs`.
     """
     started = time.monotonic()
@@ -106,13 +108,25 @@ def _scratch(setup: Setup, task: TaskConfig) -> Figures:
         rate: Plan(task.model_copy(update={"learning_rate": rate}), task.seeds[0], scratch=True)
         for rate in task.scratch_learning_rates
     }
-    tried = {rate: run_once(setup, plan) for rate, plan in plans.items()}
+    tried: dict[float, Run] = {}
+    fault = None
+    for rate, plan in plans.items():
+        try:
+            tried[rate] = run_once(setup, plan)
+        except Diverged as error:
+            fault = error
+            warn(f"not chosen: {error}")
+    if not tried:
+        raise Diverged(f"task '{task.name}': scratch_learning_rates: none came to an end, the last one: {fault}")
     best = max(tried, key=lambda rate: tried[rate].validation[setup.metric])
     runs = [tried[best], *(run_once(setup, replace(plans[best], seed=seed)) for seed in task.seeds[1:])]
     return {
         **_over_seeds("scratch", runs, setup.metric),
         "scratch_learning_rate": best,
-        "scratch_sweep": {f"{rate:g}": run.validation[setup.metric] for rate, run in tried.items()},
+        # None where it diverged.
+        "scratch_sweep": {
+            f"{rate:g}": tried[rate].validation[setup.metric] if rate in tried else None for rate in plans
+        },
     }
 
 
@@ -137,9 +151,13 @@ def _sweep(setup: Setup) -> tuple[Figures, TaskConfig]:
     task = setup.task
     trials: list[Figures] = []
 
-    def score(rate: float, epochs: float) -> float:
+    def score(rate: float, epochs: float) -> float | None:
         settings = task.model_copy(update={"learning_rate": rate, "num_train_epochs": epochs, "max_steps": None})
-        value: float = run_once(setup, Plan(settings, task.seeds[0])).validation[setup.metric]
+        value: float | None = None
+        try:
+            value = run_once(setup, Plan(settings, task.seeds[0])).validation[setup.metric]
+        except Diverged as error:
+            warn(f"not chosen: {error}")
         trials.append({"learning_rate": rate, "num_train_epochs": epochs, setup.metric: value})
         return value
 
@@ -148,13 +166,16 @@ def _sweep(setup: Setup) -> tuple[Figures, TaskConfig]:
             score(rate, epochs)
     else:
         _ask_optuna(task, score)
-    best = max(trials, key=lambda trial: trial[setup.metric])
+    ended = [trial for trial in trials if trial[setup.metric] is not None]
+    if not ended:
+        raise Diverged(f"task '{task.name}': all {len(trials)} trials of the sweep diverged; give it lower rates")
+    best = max(ended, key=lambda trial: trial[setup.metric])
     chosen = {key: best[key] for key in ("learning_rate", "num_train_epochs")}
     say(f"{task.name}: best of {len(trials)} trials: " + ", ".join(f"{key} {value:g}" for key, value in chosen.items()))
     return {"trials": trials, "best": chosen}, task.model_copy(update={**chosen, "max_steps": None})
 
 
-def _ask_optuna(task: TaskConfig, score: Callable[[float, float], float]) -> None:
+def _ask_optuna(task: TaskConfig, score: Callable[[float, float], float | None]) -> None:
     try:
         import optuna
     except ImportError:
@@ -167,7 +188,10 @@ def _ask_optuna(task: TaskConfig, score: Callable[[float, float], float]) -> Non
         # Whole epochs, but where the ends aren't.
         step = 1.0 if all(end.is_integer() for end in (min(epochs), max(epochs))) else None
         count = trial.suggest_float("num_train_epochs", min(epochs), max(epochs), step=step)
-        return score(rate, count)
+        value = score(rate, count)
+        if value is None:
+            raise optuna.TrialPruned  # it diverged
+        return value
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=task.seeds[0]))
     study.optimize(objective, n_trials=task.sweep.n_trials)

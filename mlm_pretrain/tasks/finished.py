@@ -62,7 +62,7 @@ class FinishedModel:
             return []
         features = self.adapter.encode(examples)
         self.truncated += sum(feature.get("truncated", False) for feature in features)
-        logits = logits_of(self.adapter, self.model, features, batch_size, bf16=self._bf16)
+        logits = logits_of(self.adapter, self.model, features, batch_size, bf16=self._bf16, name=str(self.path))
         return self.adapter.predictions(examples, features, logits)
 
     def fingerprint(self) -> str:

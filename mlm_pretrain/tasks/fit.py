@@ -23,12 +23,14 @@ from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.layers import decay_rates
 from mlm_pretrain.tasks.unpadding import Unpadding
 from mlm_pretrain.training import checkpoint as checkpoints
+from mlm_pretrain.training.bad_loss import Guard, StepDone
 from mlm_pretrain.training.interrupts import Interrupted, Interrupts, reason_of
 from mlm_pretrain.training.loss import backward_global_batch, optimizer_step
 from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
 from mlm_pretrain.training.schedule import learning_rate_at
 
 Figures = dict[str, Any]
+REMEDY = "take a lower learning_rate for this task; what was computed before stands"
 WEIGHTS, BEST = "weights.safetensors", "best.safetensors"
 POOL = 4
 """Where batches are padded: batches' worth of rows, drawn at random, that are sorted by length before they are cut into
@@ -108,8 +110,18 @@ class Fit:
 
         Raises:
             Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; a checkpoint is written.
+            Diverged: a loss, a gradient or a weight is not finite; no evaluation or checkpoint has seen it.
         """
         settings, progress = self.settings, self.progress
+        guard = Guard(REMEDY, description, scaled=self.accelerator.scaler is not None)
+        unseen: list[StepDone] = []
+
+        def look() -> None:
+            if unseen:
+                pairs = torch.stack([torch.stack([step.loss.sum, step.norm.to(step.loss.sum)]) for step in unseen])
+                guard.check(unseen, *pairs.double().T.tolist())
+                unseen.clear()
+
         size = settings.per_device_train_batch_size
         batches = batches_from(self._features, size, self.seed, progress.step, self._pool)
         losses = [torch.tensor(loss, device=self.accelerator.device) for loss in progress.losses]
@@ -119,13 +131,17 @@ class Fit:
                 self._prepared.train()
                 started = time.monotonic()
                 while progress.step < self.steps:
-                    losses.append(self._step(next(batches)))
+                    unseen.append(self._step(next(batches)))
+                    losses.append(unseen[-1].loss.mean)
                     bar.update()
                     if progress.step % 10 == 0:
+                        look()
                         bar.set_postfix_str(f"loss {losses[-1].item():.3f}", refresh=False)
                     asked = reason_of(interrupts.requests())
                     if asked or self._is_time(settings.eval_strategy) or self._is_due(settings.save_steps):
                         break
+                look()
+                guard.check_weights(self.model, progress.step)
                 mean = torch.stack(losses).mean().item() if losses else None
                 progress.seconds += time.monotonic() - started
                 if self._is_time(settings.eval_strategy) or progress.step == self.steps:
@@ -144,7 +160,7 @@ class Fit:
             _put(self.model, self._best)
         return progress
 
-    def _step(self, features: Sequence[Feature]) -> Tensor:
+    def _step(self, features: Sequence[Feature]) -> StepDone:
         progress, settings = self.progress, self.settings
         # The middle of the step, so that neither the first nor the last has a rate of zero.
         spent = (progress.step + 0.5) / self.steps
@@ -154,10 +170,10 @@ class Fit:
             loss = backward_global_batch(
                 self.accelerator, self._prepared, [batch], lambda micro: self.adapter.loss(self._prepared, micro)
             )
-        optimizer_step(self.accelerator, self._prepared, self._optimizer, settings.max_grad_norm)
+        norm = optimizer_step(self.accelerator, self._prepared, self._optimizer, settings.max_grad_norm)
         progress.step += 1
         progress.examples += len(features)
-        return loss.mean
+        return StepDone(progress.step, loss, norm)
 
     def _is_time(self, strategy: str) -> bool:
         """Whether the evaluation strategy asks for one after this step."""

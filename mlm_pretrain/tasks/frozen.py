@@ -170,6 +170,8 @@ class Frozen(Adaptation):
                     end = ends[number]
                     states = room[end - kept[number] : end] if row.ndim == 2 else room[end - 1]
                     states[:] = row[: kept[number]] if row.ndim == 2 else row
+                    if not np.isfinite(states).all():
+                        raise self._refusal("gets states that are not finite from this encoder")
                     self._states[id(features[number])] = (features[number], states)
         finally:
             hook.remove()

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.linear import fast_linear
+from mlm_pretrain.training.bad_loss import Diverged
 from mlm_pretrain.training.loss import to_device
 
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
@@ -29,6 +30,7 @@ def logits_of(
     batch_size: int,
     accelerator: Accelerator | None = None,
     bf16: bool = False,
+    name: str = "the model",
 ) -> list[np.ndarray]:
     """The float32 logits of every row, in the order of the rows; rows of similar length share a batch.
 
@@ -36,6 +38,10 @@ def logits_of(
         batch_size: rows of the greatest length in a batch, as `by_length` has it; on a CPU batches are smaller.
         accelerator: where given, its autocast is used; else the model's own precision.
         bf16: without an accelerator, compute in bfloat16 autocast.
+        name: of the model, for the error.
+
+    Raises:
+        Diverged: a logit is not finite; heads may rule places out by minus infinity.
 
     Returns:
         Per row an array [labels], or [tokens or more, labels] for heads that label tokens.
@@ -54,7 +60,10 @@ def logits_of(
             batch = adapter.collate([features[number] for number in numbers])
             with autocast():
                 logits = adapter.logits(model, to_device(batch, device))
-            for number, row in zip(numbers, logits.cpu().numpy(), strict=True):
+            rows = logits.cpu().numpy()
+            if not (rows < np.inf).all():
+                raise Diverged(f"{name}: gives logits that are not finite: its weights are too large or damaged")
+            for number, row in zip(numbers, rows, strict=True):
                 result[number] = row
     return result
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
-import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import json_line
+from mlm_pretrain.io.locks import lock_file
+from mlm_pretrain.io.plain_json import dumps, finite
 from mlm_pretrain.io.whole import fsync, read_json, write_json
 from mlm_pretrain.telemetry import reader_may_leave
 
@@ -63,7 +63,7 @@ class Output:
 
     def _formatted(self, records: Sequence[dict[str, Any]]) -> str:
         if self._delimiter is None:
-            return "".join(json_line(record, self._stream) + "\n" for record in records)
+            return "".join(json_line(finite(record), self._stream) + "\n" for record in records)
         buffer = io.StringIO()
         # Strings in quotes: line ends of any kind in a text stay in their field.
         writer = csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
@@ -105,13 +105,15 @@ class OutputFile(Output):
         if state.get("identity") == identity:
             self.progress = Progress(**state["progress"])
         self._handles: list[IO[bytes]] = []
+        self._let_go: Callable[[], None] = lambda: None
         if not self.progress.complete:
             self._open()
 
     def _open(self) -> None:
         with contextlib.ExitStack() as opened:
             handles: list[IO[bytes]] = [opened.enter_context(part.open("ab")) for part in self._parts]
-            _lock(handles[0], self._parts[0], self._finals[0])
+            self._let_go = _lock(handles[0], self._parts[0], self._finals[0])
+            opened.callback(self._let_go)
             sizes = [part.stat().st_size for part in self._parts]
             if any(size < known for size, known in zip(sizes, self.progress.bytes, strict=True)):
                 self.progress = Progress()
@@ -123,7 +125,7 @@ class OutputFile(Output):
         self._handles = handles
 
     def write(self, records: Sequence[dict[str, Any]], bad: Sequence[dict[str, Any]]) -> None:
-        bad_lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in bad)
+        bad_lines = "".join(dumps(line) + "\n" for line in bad)
         for number, text in enumerate((self._formatted(records), bad_lines)):
             content = text.encode("utf-8", "replace")
             handle = self._handles[number]
@@ -154,6 +156,7 @@ class OutputFile(Output):
         for handle in self._handles:
             with contextlib.suppress(OSError):  # a full disk: what is in the buffer is lost, and is computed again
                 handle.close()
+        self._let_go()
         if not (self.progress.complete or self._state.exists()):
             for part in self._parts:
                 part.unlink(missing_ok=True)
@@ -204,12 +207,12 @@ def _stands(output: Path) -> bool:
     return False
 
 
-def _lock(handle: IO[bytes], path: Path, output: Path) -> None:
-    busy = UserError(f"{output}: another process is writing it; wait for it, or name another file")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise busy from None
+def _lock(handle: IO[bytes], path: Path, output: Path) -> Callable[[], None]:
+    """Lock a part of the output; what lets go of it."""
+    busy = f"{output}: another process is writing it; wait for it, or name another file"
+    let_go = lock_file(handle, path, busy)
     # It may have been finished and renamed between opening and locking.
     if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-        raise busy
+        let_go()
+        raise UserError(busy)
+    return let_go

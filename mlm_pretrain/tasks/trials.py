@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.io.digests import check_folder
+from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import read_json, write_folder, write_json, write_text
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
@@ -30,10 +31,11 @@ from mlm_pretrain.tasks.encoder import (
     quiet,
     window_length,
 )
-from mlm_pretrain.tasks.fit import Fit, Progress
+from mlm_pretrain.tasks.fit import REMEDY, Fit, Progress
 from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.telemetry import say, world_size
+from mlm_pretrain.training.bad_loss import Diverged, first_not_finite, first_not_finite_in
 from mlm_pretrain.training.device import make_accelerator
 
 Figures = dict[str, Any]
@@ -146,6 +148,8 @@ def run_once(setup: Setup, plan: Plan) -> Run:
         model = new_model(setup.adapter.auto_class, setup.config)
     else:
         model = load_model(setup.adapter.auto_class, setup.encoder, setup.config, setup.revision)
+        if broken := first_not_finite(model.named_parameters()):
+            raise UserError(f"{setup.encoder}: its weights {broken} are not finite; take another encoder")
     model.to(setup.accelerator.device)
     adapter = setup.adapter
     origin = EncoderOrigin(path=str(setup.encoder), revision=setup.revision)
@@ -159,7 +163,7 @@ def run_once(setup: Setup, plan: Plan) -> Run:
 
     def logits(split: str) -> list[np.ndarray]:
         size = setup.task.per_device_eval_batch_size
-        return logits_of(adapter, adaptation.model, rows[split], size, setup.accelerator)
+        return logits_of(adapter, adaptation.model, rows[split], size, setup.accelerator, name=plan.description)
 
     def score(split: str) -> Figures:
         examples = getattr(setup.data, split)
@@ -189,7 +193,7 @@ def _errors(setup: Setup, rows: dict[str, Any], logits: Callable[[str], list[np.
     examples = getattr(setup.data, split)
     predictions = setup.adapter.predictions(examples, rows[split], logits(split))
     found = setup.adapter.errors(examples, predictions)
-    return "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in found)
+    return "".join(dumps(error) + "\n" for error in found)
 
 
 def _keep_if_best(setup: Setup, adaptation: Adaptation, value: float, score_errors: Callable[[], str]) -> None:
@@ -227,8 +231,9 @@ def export_best(setup: Setup, out: Path) -> None:
     def fill(folder: Path) -> None:
         shutil.copytree(best, folder, dirs_exist_ok=True)
 
+    check_folder(best, "`mlm-pretrain finetune --force` trains again")
     try:
-        write_folder(out, fill)
+        write_folder(out, fill, manifest=True)
         write_text(out.with_name(f"{out.name}.errors.jsonl"), (setup.work / "errors.jsonl").read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{out}: can't write the model: {error.strerror or error}") from None
@@ -249,8 +254,10 @@ def export(save: Callable[[Path], Any], tokenizer: PreTrainedTokenizerBase, out:
         with quiet():
             save(folder)
             tokenizer.save_pretrained(folder)
+        if broken := first_not_finite_in(folder):
+            raise Diverged(f"{out}: the weights {broken} are not finite, and are not kept; {REMEDY}")
 
     try:
-        write_folder(out, fill)
+        write_folder(out, fill, manifest=True)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{out}: can't write the model: {getattr(error, 'strerror', None) or error}") from None

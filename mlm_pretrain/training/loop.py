@@ -19,7 +19,7 @@ from mlm_pretrain.stream.loader import GlobalBatch, global_batches
 from mlm_pretrain.text.mixture import source_names
 from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training import trackers
-from mlm_pretrain.training.bad_loss import Guard, StepDone
+from mlm_pretrain.training.bad_loss import PretrainingGuard, StepDone
 from mlm_pretrain.training.interrupts import Interrupted, Interrupts, reason_of
 from mlm_pretrain.training.loss import Batch, backward_global_batch, clip_gradients, count_labels
 from mlm_pretrain.training.numerics import default_workers
@@ -31,7 +31,7 @@ from mlm_pretrain.training.short_rows import cut_rows, row_lengths
 from mlm_pretrain.training.state import TrainingState
 from mlm_pretrain.training.tuning import never_recompiled
 from mlm_pretrain.training.utilisation import Utilisation
-from mlm_pretrain.training.validate import HeldOutSet, held_out_pass
+from mlm_pretrain.training.validate import HeldOutSet, check_loss, held_out_pass
 
 OnBatch = Callable[[int, GlobalBatch], None]
 OnSave = Callable[[int, Path], None]
@@ -96,7 +96,7 @@ class Pretraining(TrainingState):
         self._row_lengths = row_lengths(config)
         log = telemetry.MetricsLog(run.metrics)
         log.rewind(self.progress.step)
-        self._guard = Guard(
+        self._guard = PretrainingGuard(
             self.settings,
             len(self.tokenizer),
             source_names(config.text),
@@ -224,6 +224,7 @@ class Pretraining(TrainingState):
         )
 
     def save(self) -> None:
+        self._guard.check_weights(self.model, self.progress.step)
         super().save()
         if self._on_save and self.processes.rank == 0:
             self._on_save(self.progress.step, self.run.checkpoint(self.progress.step))
@@ -245,6 +246,7 @@ class Pretraining(TrainingState):
         )
         forward.close()
         self.model.train()
+        check_loss(figures, len(self.tokenizer), f"the model of step {self.progress.step}", self._guard.remedy)
         record = {f"heldout_{name}": figures[name] for name in ("loss", "perplexity", "accuracy", "top5_accuracy")}
         self._records.note(self.progress.step, {"tokens": self.progress.tokens, **record})
         telemetry.say(

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.stream.loader import merge_counts
-from mlm_pretrain.training.bad_loss import Guard, StepDone
+from mlm_pretrain.training.bad_loss import PretrainingGuard, StepDone
 from mlm_pretrain.training.energy import Energy
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
@@ -38,7 +38,7 @@ class Records:
         log: telemetry.MetricsLog,
         accelerator: Accelerator,
         processes: Processes,
-        guard: Guard,
+        guard: PretrainingGuard,
         utilisation: Utilisation,
     ) -> None:
         self._log = log

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import write_folder
 from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.masked_head import MaskedLogits
@@ -25,6 +26,7 @@ from mlm_pretrain.text.mixture import fingerprint_corpus, source_names
 from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
 from mlm_pretrain.text.vocabulary import ordinary_token_ids
 from mlm_pretrain.training import checkpoint as checkpoints
+from mlm_pretrain.training.bad_loss import first_not_finite
 from mlm_pretrain.training.numerics import Numerics, seed_process, settle_numerics, settle_step
 from mlm_pretrain.training.optim import make_optimizer
 from mlm_pretrain.training.processes import Processes
@@ -57,6 +59,8 @@ class TrainingState:
         self._last_batch: GlobalBatch | None = None
         length = config.stream.sequence_length
         model: PreTrainedModel = build_model(config.model, self.tokenizer, length, config.run.seed)
+        if broken := first_not_finite(model.named_parameters()):
+            raise UserError(f"{config.model.path}: its weights {broken} are not finite; take another checkpoint")
         if saved:
             attention = state["numerics"]["attention"] if state else None
             model = type(model).from_pretrained(saved, dtype=torch.float32, attn_implementation=attention)
@@ -148,7 +152,7 @@ class TrainingState:
         """Write `model/`: a plain transformers folder."""
         self.forward.close()
         if self.processes.rank == 0:
-            write_folder(self.run.model, self._write_model)
+            write_folder(self.run.model, self._write_model, manifest=True)
 
     def figures(self) -> dict[str, Any]:
         """What the run has done, as `results.json` records it."""

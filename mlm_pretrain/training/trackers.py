@@ -7,6 +7,7 @@ places on this machine and without secrets.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from io import StringIO
 from pathlib import Path
@@ -31,9 +32,11 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
-    """What of a record trackers get: all but its place and what is no number, the counts by source."""
+    """What of a record trackers get: all but its place and what is no finite number, as the counts by source."""
     return {
-        name: value for name, value in record.items() if isinstance(value, int | float) and name not in ("step", "time")
+        name: value
+        for name, value in record.items()
+        if isinstance(value, int | float) and math.isfinite(value) and name not in ("step", "time")
     }
 
 

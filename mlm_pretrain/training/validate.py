@@ -26,6 +26,7 @@ from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.stream.loader import rows_of
 from mlm_pretrain.stream.pack import Row, collate
+from mlm_pretrain.training.bad_loss import Diverged, highest_loss
 from mlm_pretrain.training.loss import Batch, to_device
 from mlm_pretrain.training.processes import Processes
 
@@ -117,6 +118,23 @@ def held_out_pass(
     by_source = {name: _figures(row) for name, row in zip(held_out.names, rows, strict=True) if row[3]}
     whole = _figures([sum(column) for column in zip(*rows, strict=True)])
     return {**whole, "documents": held_out.documents, "by_source": by_source}
+
+
+def check_loss(figures: dict[str, Any], vocabulary: int, what: str, remedy: str) -> None:
+    """
+    Args:
+        figures: of `held_out_pass`.
+        vocabulary: number of tokens.
+        what: is scored.
+
+    Raises:
+        Diverged: the loss is not finite, or far above what guessing gives.
+    """
+    if not figures["loss"] <= highest_loss(vocabulary):
+        raise Diverged(
+            f"{what}: its held-out loss is {figures['loss']:.4g} nats a masked token, where guessing gives "
+            f"{math.log(vocabulary):.3g}; {remedy}"
+        )
 
 
 def _figures(sums: Sequence[float]) -> dict[str, Any]:
