@@ -79,8 +79,8 @@ def write_report(runs: Sequence[str | Path], out: Path | None = None) -> Path:
         The page.
 
     Raises:
-        UserError: a run isn't there, a record is damaged, a symlink leads out of a run, or the page can't be written: into
-            a run that another process is at work in, say.
+        UserError: a run isn't there, a record is damaged, a symlink leads out of a run, or the page
+            can't be written: into a run that another process is at work in, say.
     """
     read = read_runs(runs)
     page = out or read[0].run.report

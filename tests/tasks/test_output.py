@@ -98,7 +98,7 @@ def test_killed_at_any_point_and_repeated(task: Callable[[Path], dict[str, int]]
         event += step
     assert event > 15
     deaths = 0
-    while killed_at(7, tmp_path / "often", lambda: task(tmp_path / "often" / name)):
+    while killed_at(9, tmp_path / "often", lambda: task(tmp_path / "often" / name)):
         deaths += 1
         assert deaths < 30
     assert deaths > 2 and contents(tmp_path / "often") == whole
