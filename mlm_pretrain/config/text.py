@@ -41,8 +41,10 @@ class SourceConfig(Section):
     filters: FilterConfig = FilterConfig()
     label: str | None = None
     """What the records call this source; by default it is made from `source`, `path` and `name`."""
-    document: Literal["line", "paragraph", "file"] = "paragraph"
-    """files: what one document is in a .txt file."""
+    document: Literal["line", "paragraph", "file"] | None = None
+    """files: what one document is in a .txt file. By default a paragraph; a line in a file without blank lines (between
+    lines, in its first four million characters). Whatever it is, one of more than 131,072 characters is read in parts,
+    each of them a document."""
     encoding: Encoding = "utf-8"
     quoting: QuotingKey = None
     """.csv, .tsv: minimal (or 0), a quoted field may hold delimiters and line ends; none (or 3), quotes are characters.

@@ -40,11 +40,11 @@ from mlm_pretrain.stream.prepared import (
     stale_keys,
     write_group,
 )
-from mlm_pretrain.stream.shuffle import PIECES_PER_LANE, ROWS, DocumentReader, Lane, Origin, order_of
+from mlm_pretrain.stream.shuffle import PIECES_PER_LANE, ROWS, DocumentReader, Lane, Origin, document_number, order_of
 from mlm_pretrain.text import duplicates
-from mlm_pretrain.text.mixture import document, is_held_out, open_source, source_names
+from mlm_pretrain.text.mixture import documents, is_held_out, open_source, source_names
 
-FORMAT = 1
+FORMAT = 2
 """To be raised with every change of what the shards hold."""
 MOST_LANES = 64
 WINDOW_BYTES = 16_000_000
@@ -222,10 +222,10 @@ class _Work:
 
         def texts() -> Iterator[tuple[int, str]]:
             for number, row in enumerate(piece):
-                read = document(row, settings, Counter())
-                if read is not None and not is_held_out(read.text, self.config.text.validation_fraction):
-                    self.meter.add(len(read.text.encode()))
-                    yield number, read.text
+                for part, (text, _) in enumerate(documents(row, settings, Counter())):
+                    if not is_held_out(text, self.config.text.validation_fraction):
+                        self.meter.add(len(text.encode()))
+                        yield document_number(number, part), text
 
         duplicates.write_hashes(texts(), part, self.hashes)
 

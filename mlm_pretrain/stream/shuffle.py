@@ -20,12 +20,12 @@ import numpy as np
 
 from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.text.mixture import document, is_held_out
+from mlm_pretrain.text.mixture import documents, is_held_out
 
 State = dict[str, Any]
 """Plain JSON data, a few hundred bytes; never changed once it is made."""
 
-ORDER = 2
+ORDER = 3
 """To be raised with every change of the code that gives runs another order (of pieces, windows, rows): a run that was
 begun before is then refused, not continued with other batches."""
 PIECES_PER_LANE = 4
@@ -83,6 +83,11 @@ def deal(pieces: int, origin: Origin, epoch: int) -> list[Part]:
         return [Part(piece, hand, lane.of) for piece in order.tolist()]
     dealt = shuffled(DEAL, origin.seed, origin.source, 0, size=pieces)[hand :: lane.of]
     return [Part(piece, 0, 1) for piece in order[np.isin(order, dealt)].tolist()]
+
+
+def document_number(row: int, part: int) -> int:
+    """The number of a document in its piece, ascending: of the only part of a row, or of one of many."""
+    return row << 24 | part
 
 
 class RowReader:
@@ -182,7 +187,7 @@ class DocumentReader:
         window_bytes: UTF-8 bytes of text that are shuffled together.
         held_out_fraction: share of the documents that are never given.
         max_epochs: end after so many; None goes on for ever.
-        copies: which rows of a piece are copies of others, and dropped.
+        copies: which documents of a piece (see `document_number`) are copies of others, and dropped.
     """
 
     def __init__(
@@ -275,12 +280,13 @@ class DocumentReader:
         # Lanes take turns in reading a window, where all at once would keep the training waiting.
         size = self._window_bytes if number else self._window_bytes * (lane.number + 1) // lane.of
         while window.size < max(size, 1) and (row := self._rows.next()) is not None:
-            read = document(row, self._source, dropped)
-            if read is None or is_held_out(read.text, self._held_out_fraction):
-                continue
-            if self._copies is not None and self._rows.number in self._copies(self._rows.piece):
-                dropped["copy"] += 1
-                continue
-            window.add(read.text)
+            copies = self._copies(self._rows.piece) if self._copies is not None else ()
+            for part, (text, _) in enumerate(documents(row, self._source, dropped)):
+                if is_held_out(text, self._held_out_fraction):
+                    continue
+                if copies and document_number(self._rows.number, part) in copies:
+                    dropped["copy"] += 1
+                    continue
+                window.add(text)
         window.shuffle(order_of(WINDOW, self._origin, number, size=len(window)))
         self._next = {"rows": self._rows.place(), "window": number + 1, "dropped": dict(sorted(dropped.items()))}

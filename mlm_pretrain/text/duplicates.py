@@ -1,8 +1,8 @@
 """Exact copies of documents in a corpus of any size: their hashes are sorted on disk.
 
 Work goes by part, a shard of a source; parts are numbered in a fixed order, and any process may hash any part.
-`write_hashes` leaves one file a part: 128 bits of BLAKE2b and the row number of each text, grouped into 256 buckets
-by the hash's first byte. Copies of a text lie in the same bucket of their parts, so `find_duplicates` takes the
+`write_hashes` leaves one file a part: 128 bits of BLAKE2b and the number of each text (here its row), grouped into 256
+buckets by the hash's first byte. Copies of a text lie in the same bucket of their parts, so `find_duplicates` takes the
 buckets one after another. The first text of its kind stays (lowest part, then lowest row); the row numbers of all
 others are written down for each part.
 

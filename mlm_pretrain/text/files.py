@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _check_json(file: str, text_column: str, lines: Iterator[str]) -> bool:
     return not empty
 
 
-def cut_files(files: Sequence[str], text_column: str, document: str, encoding: str) -> list[tuple[Piece, ...]]:
+def cut_files(files: Sequence[str], text_column: str, document: str | None, encoding: str) -> list[tuple[Piece, ...]]:
     """The shards of a corpus: parts of large files, single files, and neighbouring small ones together.
 
     Uncompressed text and JSON lines are cut by bytes, Parquet by rows. Compressed files, CSV and TSV (where
@@ -155,7 +156,7 @@ def cut_files(files: Sequence[str], text_column: str, document: str, encoding: s
     return pieces.merge_small(cut, min(sum(sizes) // pieces.PIECES, pieces.LARGEST))
 
 
-def _cut(file: str, size: int, wanted: int, text_column: str, document: str, encoding: str) -> list[Piece]:
+def _cut(file: str, size: int, wanted: int, text_column: str, document: str | None, encoding: str) -> list[Piece]:
     form = formats.format_of(file)
     if size < 2 * wanted or Path(file).suffix.lower() in formats.COMPRESSIONS:
         return [Piece(file)]
@@ -170,6 +171,16 @@ def _cut(file: str, size: int, wanted: int, text_column: str, document: str, enc
     if whole or not pieces.can_be_cut(encoding):
         return [Piece(file)]
     return pieces.by_bytes(file, size, wanted)
+
+
+def documents_of(files: Iterable[str], document: str | None, encoding: str) -> dict[str, int]:
+    """What a document is in the files of plain text among these: how many have lines, paragraphs, or are one each.
+
+    Raises:
+        UserError: a file is gone or damaged.
+    """
+    texts = (file for file in files if formats.format_of(file) == "text")
+    return dict(sorted(Counter(readers.document_of(file, document, encoding) for file in texts).items()))
 
 
 def fingerprint_files(files: Sequence[str]) -> list[dict[str, Any]]:

@@ -20,8 +20,9 @@ import datasets
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.text import long
 from mlm_pretrain.text.readers import decode_row
-from mlm_pretrain.text.sources import SOURCES, fingerprint_source, source_label
+from mlm_pretrain.text.sources import SOURCES, fingerprint_source, kinds_of_documents, source_label
 
 MOST_PARTS = 256
 """So many parts of a source the survey tells apart."""
@@ -37,24 +38,24 @@ def is_held_out(text: str, fraction: float) -> bool:
     return _hash(text) < fraction
 
 
-def document(row: Mapping[str, Any], source: SourceConfig, counts: Counter[str]) -> Document | None:
-    """The document of a source's row, or None where it is dropped.
+def documents(row: Mapping[str, Any], source: SourceConfig, counts: Counter[str]) -> list[Document]:
+    """The document of a source's row; several where it is a long one (see `long.parts`), none where it is dropped.
 
     Args:
         row: what the source yields.
         source: its section of the config; its `filters` are applied here.
         counts: where the reason of a drop is counted: that of the row, `null`, `empty`, `short`, `long`,
-            `not_included` or `excluded`.
+            `not_included` or `excluded`. Filters see the whole row.
     """
     text, reason = decode_row(row, source.text_column) if "undecoded" in row else (row["text"], row.get("dropped"))
     if text is None:
         counts[reason or "null"] += 1
-        return None
+        return []
     reason = reason or (_filtered(text, source.filters) if text.strip() else "empty")
     if reason:
         counts[reason] += 1
-        return None
-    return Document(text, row["source"])
+        return []
+    return [Document(part, row["source"]) for part in long.parts(text)]
 
 
 def _filtered(text: str, filters: FilterConfig) -> str | None:
@@ -97,7 +98,7 @@ def fingerprint_corpus(text: TextConfig) -> dict[str, Any]:
 
 
 def open_source(source: SourceConfig) -> datasets.IterableDataset:
-    """The stream of a source's rows, each of them for `document`, from its beginning."""
+    """The stream of a source's rows, each of them for `documents`, from its beginning."""
     return SOURCES[source.source](source)
 
 
@@ -111,8 +112,8 @@ class Survey:
     sample: list[str] = field(default_factory=list)
     validation: list[Document] = field(default_factory=list)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By source: documents (to train on), held_out, bytes, training_bytes, dropped (by reason), complete (whether all
-    of it was read)."""
+    """By source: documents (to train on), held_out, divided (long ones, of which each part counts as a document),
+    bytes, training_bytes, dropped (by reason), complete (whether all of it was read)."""
 
 
 def survey(text: TextConfig, sample_bytes: int) -> Survey:
@@ -144,10 +145,24 @@ def survey(text: TextConfig, sample_bytes: int) -> Survey:
                 f"text.sources: '{name}' has no text to train on ({_dropped_words(record['dropped'])}); "
                 "check its path, text_column and filters"
             )
+        if kinds := kinds_of_documents(source):
+            record["files_by_document"] = kinds
+        _say_how_read(name, source, record)
         result.sources[name] = record
         result.sample += sample.texts()
         result.validation += [Document(held_out, name) for held_out in scored.texts()]
     return result
+
+
+def _say_how_read(name: str, source: SourceConfig, record: dict[str, Any]) -> None:
+    """What of the reading wasn't asked for."""
+    kinds = record.get("files_by_document", {})
+    if source.document is None and "line" in kinds:
+        where = f" in {kinds['line']:,} of {sum(kinds.values()):,} text files" if len(kinds) > 1 else ""
+        telemetry.say(f"{name}: no blank lines{where}, so a document is a line there (text.sources.document)")
+    if record["divided"]:
+        what = f"documents of more than {long.LONGEST:,} characters, which are read in parts"
+        telemetry.say(f"{name}: {what}: {record['divided']:,}")
 
 
 def _survey_source(
@@ -159,7 +174,7 @@ def _survey_source(
     scored: _SmallestHashes,
 ) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
-    documents = size = held_out = training = 0
+    kept = size = held_out = training = divided = 0
     complete = True
     with telemetry.progress(None, f"read {name}", unit="B") as bar:
         for rows, budget in _evenly(open_source(source), wanted_bytes):
@@ -168,25 +183,26 @@ def _survey_source(
                 complete = False
                 break
             for row in rows:
-                read = document(row, source, dropped)
-                if read is None:
-                    continue
-                length = len(read.text.encode())
-                size += length
-                bar.update(length)
-                if is_held_out(read.text, fraction):
-                    held_out += 1
-                    scored.add(read.text, length)
-                else:
-                    documents += 1
-                    training += length
-                    sample.add(read.text, length)
+                read = documents(row, source, dropped)
+                divided += len(read) > 1
+                for text, _ in read:
+                    length = len(text.encode())
+                    size += length
+                    bar.update(length)
+                    if is_held_out(text, fraction):
+                        held_out += 1
+                        scored.add(text, length)
+                    else:
+                        kept += 1
+                        training += length
+                        sample.add(text, length)
                 if size - start >= budget:
                     complete = False
                     break
     return {
-        "documents": documents,
+        "documents": kept,
         "held_out": held_out,
+        "divided": divided,
         "bytes": size,
         "training_bytes": training,
         "dropped": dict(sorted(dropped.items())),

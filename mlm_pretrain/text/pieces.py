@@ -1,8 +1,10 @@
 """Large files in pieces that are read independently of each other, each beginning where a document begins.
 
 A file of lines is cut at any byte, and the pieces on both sides move the cut to the same place: the first boundary at
-or behind it. A boundary is the start of a line or, where documents are paragraphs, the start of a blank line. So no
-document is lost, doubled or divided. A boundary is looked for when a piece is opened, not when the corpus is.
+or after it. A boundary is the start of a line or, where documents are paragraphs, the start of a blank line. So no
+document is lost, doubled or divided. Only plain text without such a boundary for a megabyte is cut at the next best
+one: at a line, else at white space, else between two characters. A boundary is looked for when a piece is opened, not
+when the corpus is.
 """
 
 from __future__ import annotations
@@ -25,8 +27,20 @@ MOST_PARTS_OF_A_GROUP = 32
 
 _CHUNK = 2**16
 _BUFFER = 2**17
+_FAR = 2**20
+# What ends just before a boundary; by document, best first.
 _LINE = re.compile(rb"\n")
 _BLANK_LINE = re.compile(rb"\n(?=[ \t\r\f\v]*\n)")
+# Only files whose line ends are all CR come to these.
+_CR = re.compile(rb"\r")
+_BLANK_CR = re.compile(rb"\r(?=[ \t\f\v]*\r)")
+_SPACE = re.compile(rb"[ \t\f\v]")
+_CHARACTER = re.compile(rb"[\x00-\xff](?=[^\x80-\xbf])")
+_BOUNDARIES = {
+    "record": (_LINE,),
+    "line": (_LINE, _CR, _SPACE, _CHARACTER),
+    "paragraph": (_BLANK_LINE, _LINE, _BLANK_CR, _CR, _SPACE, _CHARACTER),
+}
 # In these encodings a byte 0x0A ends a line, wherever it stands.
 _LINE_ENDS_ARE_BYTES = re.compile(r"utf-8(-sig)?|ascii|iso8859-\d+|cp125\d|koi8-[rtu]")
 
@@ -95,10 +109,14 @@ def merge_small(pieces: Iterable[tuple[Piece, int]], wanted: int) -> list[tuple[
     return [tuple(each) for each in merged]
 
 
-def open_piece(piece: Piece, paragraphs: bool) -> io.BufferedReader:
-    """The bytes of a piece of a text file, as a file of its own."""
+def open_piece(piece: Piece, document: str) -> io.BufferedReader:
+    """The bytes of a piece of a text file, as a file of its own.
+
+    Args:
+        document: what one is: a line, a paragraph, or a record (a line that is never divided).
+    """
     assert piece.end is not None
-    start, end = (_boundary(piece.file, cut, paragraphs) for cut in (piece.start, piece.end))
+    start, end = (_boundary(piece.file, cut, document) for cut in (piece.start, piece.end))
     return io.BufferedReader(_Range(piece.file, start, end), _BUFFER)
 
 
@@ -123,8 +141,8 @@ class _Range(io.RawIOBase):
         super().close()
 
 
-def _boundary(file: str, position: int, paragraphs: bool) -> int:
-    """The first boundary at or behind a position; the file's end where there is none.
+def _boundary(file: str, position: int, document: str) -> int:
+    """The first boundary at or after a position, of the best kind that is near; the file's end where there is none.
 
     The file is searched in chunks that don't depend on the position. A blank line that two chunks share is no boundary,
     from wherever the search begins; so what lies between two boundaries is the same for all pieces.
@@ -132,23 +150,29 @@ def _boundary(file: str, position: int, paragraphs: bool) -> int:
     if position == 0:
         return 0
     status = Path(file).stat()
-    while position < status.st_size:
-        end = min((position // _CHUNK + 1) * _CHUNK, status.st_size)
-        found = _first_boundary(file, status.st_mtime_ns, position, end, paragraphs)
-        if found is not None:
-            return found
-        position = end
-    return status.st_size
+    kinds = _BOUNDARIES[document]
+    far = status.st_size if len(kinds) == 1 else (position + _FAR) // _CHUNK * _CHUNK
+    for kind in kinds:
+        start = position
+        while start < min(far, status.st_size):
+            end = min((start // _CHUNK + 1) * _CHUNK, status.st_size)
+            found = _first_boundary(file, status.st_mtime_ns, start, end, kind)
+            if found is not None:
+                return found
+            start = end
+        if far >= status.st_size:
+            return status.st_size
+    return position
 
 
 @functools.lru_cache(maxsize=2**16)
-def _first_boundary(file: str, modified: int, start: int, end: int, paragraphs: bool) -> int | None:
-    """The first boundary at `start` or behind it, if it shows in the bytes up to `end`.
+def _first_boundary(file: str, modified: int, start: int, end: int, kind: re.Pattern[bytes]) -> int | None:
+    """The first boundary at `start` or after it, if it shows in the bytes up to `end`.
 
     Kept, because a document longer than many pieces would be searched through from each of them.
     """
     with Path(file).open("rb", buffering=0) as handle:
         handle.seek(start - 1)
         data = handle.read(end - start + 1)
-    match = (_BLANK_LINE if paragraphs else _LINE).search(data)
+    match = kind.search(data)
     return start + match.start() if match else None

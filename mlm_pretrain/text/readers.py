@@ -7,18 +7,21 @@ exception; a file that can't be read is a `UserError`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io import json_lines, parquet
 from mlm_pretrain.io.compression import errors_of, open_bytes
 from mlm_pretrain.io.formats import TABLES, format_of
-from mlm_pretrain.io.lines import BYTE_ORDER_MARK, UNDECODABLE, characters, dropped_for, read_lines
+from mlm_pretrain.io.lines import BYTE_ORDER_MARK, UNDECODABLE, characters, dropped_for, open_text, read_lines
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.tables import AMBIGUOUS, Table
+from mlm_pretrain.text import plain
 from mlm_pretrain.text.pieces import Piece, open_piece
 
 NOT_TEXT = "not_text"
@@ -40,7 +43,7 @@ def check_column(file: str, column: str, columns: Iterable[str]) -> None:
 
 
 def read_rows(
-    pieces: list[tuple[Piece, ...]], label: str, text_column: str, document: str, reading: Reading
+    pieces: list[tuple[Piece, ...]], label: str, text_column: str, document: str | None, reading: Reading
 ) -> Iterator[dict[str, str | None]]:
     """The raw rows of pieces of files, for `IterableDataset.from_generator`; each entry of `pieces` is a shard.
 
@@ -98,27 +101,44 @@ def as_text(value: Any) -> Raw:
     return value, None
 
 
-def _read(piece: Piece, form: str, text_column: str, document: str, reading: Reading) -> Iterator[Raw]:
+def _read(piece: Piece, form: str, text_column: str, document: str | None, reading: Reading) -> Iterator[Raw]:
     if form == "parquet":
         file = parquet.open_parquet(piece.file)
         check_column(piece.file, text_column, file.schema_arrow.names)
         for batch in parquet.batches(file, piece.start, piece.end, [text_column]):
             yield from map(as_text, batch.column(0).to_pylist())
         return
-    paragraphs = form == "text" and document == "paragraph"
-    data = open_bytes(piece.file) if piece.end is None else open_piece(piece, paragraphs)
+    what = document_of(piece.file, document, reading.encoding) if form == "text" else "record"
+    data = open_bytes(piece.file) if piece.end is None else open_piece(piece, what)
     is_table = form in TABLES
     with characters(data, piece.file, reading.encoding, at_start=piece.start == 0, keep_ends=is_table) as handle:
         if is_table:
             yield from _column(piece.file, Table(piece.file, read_lines(handle), form, reading), text_column)
-        elif form == "json" or document == "line":
+        elif form == "json":
             for line in read_lines(handle):
                 yield line.rstrip("\n"), None
-        elif paragraphs:
-            for paragraph in _paragraphs(handle):
-                yield paragraph, None
         else:
-            yield handle.read(), None
+            for text in plain.documents(handle, what):
+                yield text, None
+
+
+def document_of(file: str, document: str | None, encoding: str) -> str:
+    """What a document is in a file of plain text: `document`, or what the file's own text asks for.
+
+    Raises:
+        UserError: the file is gone or damaged.
+    """
+    if document is not None:
+        return document
+    with errors_of(file):
+        return _document_of(file, Path(file).stat().st_mtime_ns, encoding)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _document_of(file: str, modified: int, encoding: str) -> str:
+    """`modified` makes the answer one for this state of the file; every piece asks."""
+    with open_text(file, encoding) as handle:
+        return plain.document_of(handle)
 
 
 def _column(file: str, table: Table, text_column: str) -> Iterator[Raw]:
@@ -131,16 +151,3 @@ def _column(file: str, table: Table, text_column: str) -> Iterator[Raw]:
             raise UserError(f"{file}:{row.line}: {row.problem}")
         # With too few or too many fields the text may have been cut at a comma.
         yield (row.fields[column], None) if row.dropped is None else (None, row.dropped)
-
-
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Runs of lines between blank ones (white space counts as blank)."""
-    paragraph: list[str] = []
-    for line in lines:
-        if line.strip():
-            paragraph.append(line)
-        elif paragraph:
-            yield "".join(paragraph).rstrip("\n")
-            paragraph = []
-    if paragraph:
-        yield "".join(paragraph).rstrip("\n")

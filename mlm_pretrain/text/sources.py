@@ -25,7 +25,7 @@ from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.registry import Registry
 from mlm_pretrain.text import installed_docs
-from mlm_pretrain.text.files import check_files, cut_files, find_files, fingerprint_files
+from mlm_pretrain.text.files import check_files, cut_files, documents_of, find_files, fingerprint_files
 from mlm_pretrain.text.readers import as_text, read_rows
 
 Source = Callable[[SourceConfig], datasets.IterableDataset]
@@ -57,11 +57,12 @@ def files(config: SourceConfig) -> datasets.IterableDataset:
     """Local files: `path` is a file, a directory, a glob pattern or a list of them.
 
     Plain text (.txt, .text, .md, .rst, and any unknown suffix of a file named outright) has one document per line,
-    paragraph or file (`document`); JSON lines (.jsonl, .json, .ndjson), .csv, .tsv and .parquet have one per row, in
-    `text_column`. Each may be compressed (.gz, .zst, .xz, .bz2), and formats may be mixed. A row is dropped as
-    `undecodable` where a JSON line is malformed, a CSV row has another number of fields than the header, or bytes
-    are not valid in `encoding`; as `not_text` where the column holds something else than a string; as `header` where
-    it repeats the header; as `line_too_long` where a line has more characters than can be held.
+    paragraph or file (`document`; by default per paragraph where a file has blank lines, else per line); JSON lines
+    (.jsonl, .json, .ndjson), .csv, .tsv and .parquet have one per row, in `text_column`. Each may be compressed (.gz,
+    .zst, .xz, .bz2), and formats may be mixed. A row is dropped as `undecodable` where a JSON line is malformed, a CSV
+    row has another number of fields than the header, or bytes are not valid in `encoding`; as `not_text` where the
+    column holds something else than a string; as `header` where it repeats the header; as `line_too_long` where a line
+    of a JSON file or a table has more characters than can be held.
 
     Shards of the stream are pieces of files (see `cut_files`).
 
@@ -85,7 +86,7 @@ def installed_documentation(config: SourceConfig) -> datasets.IterableDataset:
 
 
 def _stream(
-    names: list[str], label: str, text_column: str, document: str, reading: Reading
+    names: list[str], label: str, text_column: str, document: str | None, reading: Reading
 ) -> datasets.IterableDataset:
     # The list is what `datasets` shards by; to take out a shard it copies all arguments for each of them, so that the
     # others are bound beforehand. No `features`: checking them takes longer than the reading.
@@ -163,6 +164,17 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
+def kinds_of_documents(config: SourceConfig) -> dict[str, int]:
+    """What a document is in a source's files of plain text: how many are read by line, by paragraph, or whole.
+
+    Raises:
+        UserError: the files are gone.
+    """
+    if config.source != "files":
+        return {}
+    return documents_of(find_files(config.path), config.document, config.encoding)
+
+
 def fingerprint_source(config: SourceConfig) -> dict[str, Any]:
     """The identity of the corpus behind a source, as plain JSON data; equal for equal corpora, wherever they lie.
 
@@ -174,10 +186,10 @@ def fingerprint_source(config: SourceConfig) -> dict[str, Any]:
     Raises:
         UserError: the files are gone, or the Hub can't be reached.
     """
-    reading = {"source": config.source, "text_column": config.text_column}
+    reading: dict[str, Any] = {"source": config.source, "text_column": config.text_column}
     if config.source == "files":
         names = find_files(config.path)
-        reading |= {"document": config.document, "encoding": config.encoding}
+        reading |= {"documents": kinds_of_documents(config), "encoding": config.encoding}
         reading |= config.model_dump(include={"quoting", "delimiter"}, exclude_none=True)
         return {**reading, "files": fingerprint_files(names)}
     if config.source == "installed_docs":

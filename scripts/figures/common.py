@@ -25,7 +25,7 @@ from mlm_pretrain.config_file import make_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import OBJECTIVES
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
-from mlm_pretrain.text.mixture import document, open_source
+from mlm_pretrain.text.mixture import documents, open_source
 from mlm_pretrain.text.tokenizer import load_tokenizer, train_tokenizer
 
 MAX_TEXT = 200_000_000
@@ -50,8 +50,7 @@ def read_texts(data: Path | None, max_bytes: int = MAX_TEXT) -> list[str]:
     texts: list[str] = []
     dropped: Counter[str] = Counter()
     for row in open_source(source):
-        read = document(row, source, dropped)
-        if read is not None:
+        for read in documents(row, source, dropped):
             texts.append(read.text)
             max_bytes -= len(read.text.encode())
         if max_bytes <= 0:

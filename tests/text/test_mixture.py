@@ -12,14 +12,14 @@ import pytest
 from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.text import mixture, pieces
-from mlm_pretrain.text.mixture import Document, document, open_source, survey
+from mlm_pretrain.text.mixture import Document, documents, open_source, survey
 
 
-def documents(source: SourceConfig) -> tuple[list[str], dict[str, int]]:
+def texts_of(source: SourceConfig) -> tuple[list[str], dict[str, int]]:
     """The texts of a source's documents, and its drops."""
     counts: Counter[str] = Counter()
-    read = [document(row, source, counts) for row in open_source(source)]
-    return [each.text for each in read if each is not None], dict(counts)
+    read = [document.text for row in open_source(source) for document in documents(row, source, counts)]
+    return read, dict(counts)
 
 
 def write_lines(path: Path, rows: list[Any]) -> str:
@@ -32,7 +32,7 @@ def test_rows_of_any_source_become_documents() -> None:
     rows = [{"text": "of a user", "source": "a"}, {"text": "of a user", "source": "a", "dropped": None}]
     raw = {"text": '{"body": "of a file"}', "source": "a", "dropped": None, "undecoded": "json"}
     plain = {**raw, "undecoded": "text"}
-    assert [document(row, source, counts) for row in [*rows, raw, plain]] == [
+    assert [read for row in [*rows, raw, plain] for read in documents(row, source, counts)] == [
         *[Document("of a user", "a")] * 2,
         Document("of a file", "a"),
         Document('{"body": "of a file"}', "a"),
@@ -51,7 +51,7 @@ def test_rows_of_any_source_become_documents() -> None:
         {**raw, "text": "  "},
         {**raw, "text": None, "dropped": "undecodable"},
     ]
-    assert [document(row, source, counts) for row in dropped] == [None] * len(dropped)
+    assert not any(documents(row, source, counts) for row in dropped)
     assert counts == {"private": 2, "null": 2, "empty": 2, "undecodable": 4, "not_text": 1}
 
 
@@ -73,15 +73,15 @@ def test_rows_of_any_source_become_documents() -> None:
 def test_filters_drop_and_count(tmp_path: Path, filters: dict[str, Any], kept: list[str], dropped: dict) -> None:
     path = write_lines(tmp_path / "x.jsonl", [{"text": text} for text in ("a", "bb", "ccc", "Abc\nd")] + [""])
     source = SourceConfig(source="files", path=path, filters=FilterConfig(**filters))
-    assert documents(source) == (kept, {**dropped, "empty": 1})
+    assert texts_of(source) == (kept, {**dropped, "empty": 1})
 
 
 def test_lengths_are_of_characters_and_filters_come_after_other_drops() -> None:
     source = SourceConfig(source="mine", filters=FilterConfig(min_length=3, max_length=3))
     counts: Counter[str] = Counter()
-    assert document({"text": "更大é", "source": "a"}, source, counts) == Document("更大é", "a")
-    assert document({"text": "", "source": "a"}, source, counts) is None
-    assert document({"text": "x", "source": "a", "dropped": "mine"}, source, counts) is None
+    assert documents({"text": "更大é", "source": "a"}, source, counts) == [Document("更大é", "a")]
+    assert not documents({"text": "", "source": "a"}, source, counts)
+    assert not documents({"text": "x", "source": "a", "dropped": "mine"}, source, counts)
     assert counts == {"empty": 1, "mine": 1}
 
 

@@ -200,11 +200,40 @@ def test_a_file_that_is_gone_is_one_line(tmp_path: Path) -> None:
             list(dataset.shard(dataset.num_shards, index))
 
 
-def test_a_document_longer_than_many_pieces_is_searched_through_once(tmp_path: Path) -> None:
-    path = tmp_path / "x.txt"
-    path.write_bytes(b"word\n" * 1_000_000)
+def test_a_record_longer_than_many_pieces_is_searched_through_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"word " * 1_000_000)
     pieces._first_boundary.cache_clear()
     parts = pieces.by_bytes(str(path), 5_000_000, 100_000)
-    assert [len(row["text"]) for row in rows_of(parts, "paragraph")] == [4_999_999]
+    assert [len(row["text"]) for row in rows_of(parts, "line")] == [5_000_000]
     # Once in chunks, and of each cut the way to the next chunk.
     assert pieces._first_boundary.cache_info().misses <= 5_000_000 / pieces._CHUNK + len(parts)
+
+
+UNBROKEN = {
+    "lines without blank ones": ("a line of a log\n" * 150_000, "paragraph"),
+    "one line": ("the words of one line " * 120_000, "line"),
+    "carriage returns": ("a line of a log\r" * 150_000, "line"),
+    "no white space": ("更大的文本没有空格" * 90_000, "line"),
+    "at its end a paragraph of some size": ("one\n\n" * 200_000 + "a line of a log\n" * 60_000, "paragraph"),
+}
+
+
+@pytest.mark.parametrize("name", UNBROKEN)
+def test_text_without_a_boundary_in_sight_is_divided_at_the_next_best_one(tmp_path: Path, name: str) -> None:
+    text, document = UNBROKEN[name]
+    path = tmp_path / "x.txt"
+    path.write_text(text, encoding="utf-8")
+    size = path.stat().st_size
+    read = [row["text"] for row in rows_of(pieces.by_bytes(str(path), size, 100_000), document)]
+    if name.startswith("at its end"):
+        assert read == ["one"] * 200_000 + [("a line of a log\n" * 60_000)[:-1]]
+        return
+    assert max(map(len, read)) < 2_300_000 and len(read) > 5
+    separator = "\n" if "line of a log" in text else ""
+    text = text.replace("\r", "\n")
+    assert "carriage" not in name or read == ["a line of a log"] * 150_000
+    assert separator.join(read).rstrip("\n") == text.rstrip("\n")
+    assert "\ufffd" not in "".join(read) and "\ufdd0" not in "".join(read)
+    words = {"a", "line", "of", "log", "the", "words", "one"}
+    assert name == "no white space" or set(" ".join(read).split()) <= words
