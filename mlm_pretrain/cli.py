@@ -74,9 +74,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     out = arguments.out and Path(arguments.out)
     given = {key: read_value(value) for key, _, value in (text.partition("=") for text in arguments.overrides)}
-    figures = scoring.evaluate(
-        arguments.config, Path(arguments.data), out, columns=meant(given, TaskConfig) | _reading(arguments)
-    )
+    columns = meant(given, TaskConfig) | _reading(arguments)
+    trusted = arguments.trust_remote_code
+    figures = scoring.evaluate(arguments.config, Path(arguments.data), out, columns=columns, trust_remote_code=trusted)
     telemetry.show(scoring.describe(figures))
 
 
@@ -112,6 +112,7 @@ def predict(arguments: argparse.Namespace) -> None:
         stride=arguments.stride,
         bf16=arguments.bf16,
         top_k=arguments.top_k,
+        trust_remote_code=arguments.trust_remote_code,
         **_reading(arguments),
     )
 
@@ -131,6 +132,7 @@ def embed(arguments: argparse.Namespace) -> None:
         text_column=arguments.text_column,
         bf16=arguments.bf16,
         save_model=arguments.save_model and Path(arguments.save_model),
+        trust_remote_code=arguments.trust_remote_code,
     )
 
 
@@ -225,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         telemetry.say("\ninterrupted; the same command goes on where this one was")
         return interrupts.EXIT_CODES[interrupts.CTRL_C]
-    except Exception as error:
+    except BaseException as error:
         message = ending.one_line(error)
         if message is None or arguments.debug:
             raise
@@ -261,10 +263,10 @@ def _parser() -> argparse.ArgumentParser:
     _add(verbs, run, options.config)
     for verb in (tokenizer, prepare, pretrain):
         _add(verbs, verb, options.config, options.force)
-    _add(verbs, evaluate, options.config, options.force, options.evaluate, options.reading)
+    _add(verbs, evaluate, options.config, options.force, options.evaluate, options.reading, options.remote_code)
     _add(verbs, finetune, options.config, options.force, options.finetune)
-    _add(verbs, predict, options.predict, options.reading)
-    _add(verbs, embed, options.embed)
+    _add(verbs, predict, options.predict, options.reading, options.remote_code)
+    _add(verbs, embed, options.embed, options.remote_code)
     _add(verbs, report, options.report)
     _add(verbs, push, options.config, options.push)
     _add(verbs, demo, options.demo)

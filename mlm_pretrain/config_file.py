@@ -22,8 +22,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, or the config of a run directory, and apply dotted overrides.
 
     Args:
-        path: a YAML file, a run directory (its `config.yaml` is read), or the name of a config that comes with the
-            package (`quickstart`).
+        path: a YAML file, a run directory (its `config.yaml` is read, but for any `trust_remote_code`), or the name of
+            a config that comes with the package (`quickstart`).
         overrides: `section.key=value` strings; values are YAML, list items are named by number
             (`tasks.0.learning_rate=1e-4`).
 
@@ -57,10 +57,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         where = Path(path).resolve()
         parent = Path(path).parent if Path(path).name == where.name else where.parent
         raw["run"] = {**(raw.get("run") or {}), "output_dir": str(parent), "name": where.name}
+        _forget_consent(raw)
     for override in overrides:
         _override(raw, override)
         raw = meant(raw, Config)
     return make_config(raw, place=str(file))
+
+
+def _forget_consent(raw: dict[str, Any]) -> None:
+    """A folder may come from anybody: that code of its checkpoints may run is said by who types the command."""
+    tasks = raw.get("tasks")
+    for section in (raw, *(tasks if isinstance(tasks, list) else ())):
+        if isinstance(section, dict) and isinstance(section.get("model"), dict):
+            section["model"].pop("trust_remote_code", None)
 
 
 def make_config(raw: dict[str, Any], place: str = "config") -> Config:

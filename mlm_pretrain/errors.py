@@ -38,6 +38,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; allowed: {', '.join(choices[:MOST_CHOICES])}{more}"
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library that is written in Rust gave up: no `Exception`, by its own will."""
+    return type(error).__name__ == "PanicException"
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, as one line; its class where it says nothing."""
     return one_line((str(error).strip() or type(error).__name__).splitlines()[0])

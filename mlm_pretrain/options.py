@@ -62,6 +62,10 @@ def finetune(sub: argparse.ArgumentParser) -> None:
     sub.epilog = "example: mlm-pretrain finetune runs/my-run --task ner --train-fractions 0.01 0.1 1"
 
 
+def remote_code(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--trust-remote-code", action="store_true", help="run code that MODEL brings, on this machine")
+
+
 def predict(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="a task's folder (runs/NAME/tasks/TASK) or a Hub repository")
     sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), jsonl, csv, tsv or Parquet")

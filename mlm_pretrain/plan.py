@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Budget, Config, Ramp
-from mlm_pretrain.errors import UserError, first_line
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.models import flops as counting
-from mlm_pretrain.models.build import make_model_config
+from mlm_pretrain.models.build import checkpoint_of, make_model_config
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.text.extent import Extent, bytes_per_token, extents
@@ -85,7 +85,7 @@ def plan(config: Config, gpu: str | None = None, gpus: int = 1, own_utilisation:
     architecture, vocabulary_origin = _architecture(config, run)
     rate = config.objective.mlm_probability
     labels = max(1, math.floor((rate.end if isinstance(rate, Ramp) else rate) * length + 1e-9))
-    model = counting.meta_model(architecture)
+    model = counting.meta_model(architecture, trust_remote_code=config.model.trust_remote_code)
     flops = counting.count_flops(model, length, labels)
     batch_size = BatchSize(settings.global_batch_size)
     rows = math.ceil(batch_size.values[-1] / gpus)
@@ -179,19 +179,17 @@ class _Vocabulary:
     def __init__(self, size: int) -> None:
         self._size = size
 
-    def __len__(self) -> int:
-        return self._size
+    def get_vocab(self) -> dict[str, int]:
+        return {"the last": self._size - 1}
 
 
 def _architecture(config: Config, run: RunDirectory) -> tuple[PreTrainedConfig, str]:
     """The transformers config, and where its vocabulary's size is from."""
     settings = config.model
     if settings.path is not None:
-        remote = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-        try:
-            return AutoConfig.from_pretrained(settings.path, **remote, **settings.config), "model.path"
-        except Exception as error:  # a missing or damaged config raises many classes
-            raise UserError(f"model.path: {settings.path}: its config can't be read: {first_line(error)}") from None
+        checkpoint = checkpoint_of(settings)
+        assert checkpoint is not None
+        return checkpoint.config(**settings.config), "model.path"
     vocabulary: Any = _Vocabulary(config.tokenizer.vocab_size)
     origin = "tokenizer.vocab_size; tokenizer.path isn't read" if config.tokenizer.path else "tokenizer.vocab_size"
     if run.tokenizer.is_dir():
@@ -209,9 +207,9 @@ def _memory(
     settings = config.training
     attention = "eager" if config.model.attn_implementation == "eager" else "sdpa"
     try:
-        model = counting.meta_model(architecture, attention)
+        model = counting.meta_model(architecture, attention, config.model.trust_remote_code)
     except UserError:  # without fused attention
-        model = counting.meta_model(architecture)
+        model = counting.meta_model(architecture, trust_remote_code=config.model.trust_remote_code)
     with counting.weightless(model) as stand_in:
         weights = sum(parameter.numel() * parameter.element_size() for parameter in stand_in.parameters())
         saved = counting.saved_bytes(

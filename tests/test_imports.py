@@ -14,7 +14,7 @@ PACKAGE = Path(mlm_pretrain.__file__).parent
 # Each floor from left to right; a module may import what stands to its left, and everything below.
 FLOORS = [
     ["escaping", "errors", "registry", "io", "config", "config_file", "run", "telemetry"],
-    ["text", "objectives", "models"],
+    ["models", "text", "objectives"],
     ["stream", "training", "tasks"],
     ["plan", "evaluation", "publish", "demo"],
     ["inputs", "stages", "summary", "options", "cli", "__main__"],

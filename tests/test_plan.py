@@ -104,7 +104,7 @@ def test_of_a_checkpoint_the_config_is_enough(corpus: Path, tmp_path: Path) -> N
     raw = planned(corpus, tmp_path).model_dump()
     made = plan(Config.model_validate({**raw, "model": {"path": str(tmp_path / "a")}}), GPU)
     assert (made.model, made.vocabulary) == ("bert", 700)
-    with pytest.raises(UserError, match=r"model\.path: .*: its config can't be read"):
+    with pytest.raises(UserError, match="there is no such folder"):
         plan(Config.model_validate({**raw, "model": {"path": str(tmp_path / "b")}}), GPU)
 
 

@@ -19,6 +19,9 @@ class EncoderOrigin(Section):
     path: str
     """A folder (a run's `model/`, another task's `tasks/<name>`) or a Hub repository."""
     revision: str | None = None
+    trust_remote_code: bool = False
+    """Whether code that the checkpoint brings may run. Counts in a config that is named or on the command line, not in
+    a run's folder."""
 
 
 class LoraConfig(Section):

@@ -63,6 +63,8 @@ class ModelConfig(Section):
     """Keys of the transformers config, over the preset's or the architecture's defaults."""
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    """Whether code that the checkpoint brings may run. Counts in a config that is named or on the command line, not in
+    a run's folder."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.loading import quiet
 from mlm_pretrain.tasks.adapter import Example, probabilities
 from mlm_pretrain.tasks.embed import Encoder
-from mlm_pretrain.tasks.encoder import check_vocabulary, load_config, load_model, load_tokenizer, quiet, window_length
+from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.tasks.finished import FinishedModel
 from mlm_pretrain.tasks.inference import logits_of
 
@@ -41,8 +42,7 @@ class MaskedLanguageModel:
             UserError: there is no such model, its tokenizer doesn't belong to it, or has no mask.
         """
         config = load_config(path)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path)
-        check_vocabulary(path, config, self.tokenizer)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, config)
         if self.tokenizer.mask_token is None:
             raise UserError(f"{path}: the tokenizer has no mask token; a masked language model's is needed")
         self.max_length = window_length(config, self.tokenizer)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mlm_pretrain.demo.answers import Answer, note_truncation, pair_example
 from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.models.loading import quiet
 from mlm_pretrain.tasks.adapter import MODEL_INPUTS, Feature
-from mlm_pretrain.tasks.encoder import quiet
 from mlm_pretrain.tasks.finished import FinishedModel
 from mlm_pretrain.tasks.sequence import SequenceTask
 

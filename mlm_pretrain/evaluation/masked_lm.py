@@ -10,8 +10,8 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
-from mlm_pretrain.errors import UserError, first_line
-from mlm_pretrain.io.digests import check_folder
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.run import RunDirectory
@@ -32,7 +32,9 @@ def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
     Raises:
         UserError: there is no model yet, or no held-out text.
     """
-    model, tokenizer = load_model(run.model)
+    consent = "model.trust_remote_code=true"
+    place = Checkpoint(str(run.model), None, config.model.trust_remote_code, consent)
+    model, tokenizer = load_model(place)
     # The precision that the run was trained in, not another measurement.
     trained = run.read_results().get("pretraining", {})
     accelerator = make_accelerator(config.training, trained.get("precision"))
@@ -51,19 +53,15 @@ def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
     return {"heldout": figures, "fill_mask": guesses}
 
 
-def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(place: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     Raises:
         UserError: there is no model in the folder, or it can't be read.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no model; `mlm-pretrain pretrain` writes it")
-    check_folder(folder)
-    tokenizer = load_tokenizer(str(folder))
-    try:
-        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    except Exception as error:  # a foreign or damaged checkpoint raises many classes
-        raise UserError(f"{folder}: can't be loaded: {first_line(error)}") from None
+    if not Path(place.path, "config.json").is_file():
+        raise UserError(f"{place}: no model; `mlm-pretrain pretrain` writes it")
+    model, _ = place.weights(AutoModelForMaskedLM, place.config())
+    tokenizer = load_tokenizer(place)
     return model, tokenizer
 
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
-import logging
 from typing import Any
 
 import torch
 import yaml
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import ModelConfig
 from mlm_pretrain.errors import UserError, first_line, nearest
+from mlm_pretrain.models.ids import vocabulary_size
+from mlm_pretrain.models.loading import Checkpoint, new_model
 from mlm_pretrain.models.tiling import tile
 
 POSITIONS_BEHIND_PADDING = {
@@ -81,7 +75,7 @@ def build_model(
         config.vocab_size = small.config.vocab_size  # a checkpoint may have more rows than tokens
     try:
         # The weights are random in fp32 whatever dtype a preset's origin was published in.
-        model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+        model = new_model(AutoModelForMaskedLM, config)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"model.config: {config.model_type}: {error}") from None
     if small is not None:
@@ -129,7 +123,7 @@ def make_model_config(
     # sdpa takes the masks of packed rows; transformers itself falls back where a model has none.
     attention = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
     try:
-        return AutoConfig.for_model(model_type, **{**given, "vocab_size": len(tokenizer), **attention})
+        return AutoConfig.for_model(model_type, **{**given, "vocab_size": vocabulary_size(tokenizer), **attention})
     except Exception as error:  # transformers validates configs with errors of several classes
         raise UserError(f"model.config: {model_type}: {first_line(error)}") from None
 
@@ -141,31 +135,27 @@ def first_position(model_type: str, pad_token_id: int | None) -> int:
     return (pad_token_id or 0) + 1 if model_type in POSITIONS_BEHIND_PADDING else 0
 
 
-def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def checkpoint_of(settings: ModelConfig) -> Checkpoint | None:
     """The checkpoint of `path`, or of `init_from`."""
-    place = _place(settings)
+    path = settings.path or settings.init_from
+    if path is None:
+        return None
+    return Checkpoint(path, settings.revision, settings.trust_remote_code, "model.trust_remote_code=true")
+
+
+def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    place, checkpoint = _place(settings), checkpoint_of(settings)
+    assert checkpoint is not None
     attention = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
-    origin = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    level = logging.getLogger("transformers").level
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        model, report = AutoModelForMaskedLM.from_pretrained(
-            settings.path or settings.init_from,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            **origin,
-            **attention,
-            **(settings.config if settings.path else {}),
-        )
-    except Exception as error:  # a missing, foreign or damaged checkpoint raises many classes
-        raise UserError(f"{place}: can't be loaded: {first_line(error)}") from None
-    finally:
-        logging.getLogger("transformers").setLevel(level)
+        config = checkpoint.config(**(settings.config if settings.path else {}))
+        model, report = checkpoint.weights(AutoModelForMaskedLM, config, **attention)
+    except UserError as error:
+        raise UserError(f"{place.partition(':')[0]}: {error}") from None
     encoder = [name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
     if encoder:
         raise UserError(f"{place}: the checkpoint lacks encoder weights ({encoder[0]} and {len(encoder) - 1} more)")
-    _check_vocabulary(settings, model, tokenizer)
+    _check_vocabulary(settings, checkpoint, model, tokenizer)
     return model
 
 
@@ -183,17 +173,15 @@ def _check_positions(settings: ModelConfig, model: PreTrainedModel, sequence_len
             )
 
 
-def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_vocabulary(
+    settings: ModelConfig, checkpoint: Checkpoint, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Make sure that an id means to the tokenizer what it meant to the checkpoint; grow the model for added tokens."""
     remedy = "leave tokenizer out to use the checkpoint's own, or train from scratch"
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows, needed = model.get_input_embeddings().weight.shape[0], vocabulary_size(tokenizer)
     try:
-        own = AutoTokenizer.from_pretrained(
-            settings.path or settings.init_from,
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
-        )
-    except Exception:  # a checkpoint without a tokenizer can only be compared by size
+        own = checkpoint.tokenizer()
+    except UserError:  # a checkpoint without a tokenizer can only be compared by size
         own = None
     # Where a folder has no tokenizer, transformers may make one of special tokens alone.
     if own is not None and len(own) > len(own.all_special_ids):
@@ -204,9 +192,9 @@ def _check_vocabulary(settings: ModelConfig, model: PreTrainedModel, tokenizer: 
                 f"tokenizer: its vocabulary is not that of {_place(settings)} ({len(differing):,} tokens "
                 f"differ, '{differing[0]}' is one); {remedy}"
             )
-    elif len(tokenizer) > rows:
+    elif needed > rows:
         raise UserError(
-            f"tokenizer: {len(tokenizer):,} tokens, but {_place(settings)} has {rows:,} embeddings; {remedy}"
+            f"tokenizer: its highest id is {needed - 1:,}, but {_place(settings)} has {rows:,} embeddings; {remedy}"
         )
-    if len(tokenizer) > rows:
-        model.resize_token_embeddings(len(tokenizer))
+    if needed > rows:
+        model.resize_token_embeddings(needed)

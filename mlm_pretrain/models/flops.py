@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
 from mlm_pretrain.errors import UserError, first_line
+from mlm_pretrain.models.loading import new_model
 from mlm_pretrain.models.masked_head import MaskedLogits
 
 T = TypeVar("T")
@@ -62,11 +63,14 @@ class Parameters:
         return self.embeddings + self.encoder + self.head
 
 
-def meta_model(config: PreTrainedConfig, attention: str | None = "eager") -> PreTrainedModel:
+def meta_model(
+    config: PreTrainedConfig, attention: str | None = "eager", trust_remote_code: bool = False
+) -> PreTrainedModel:
     """The masked language model of a transformers config, in training mode, with shapes and no weights.
 
     Args:
         attention: the implementation; eager attention is plain matrix products, which are all counted.
+        trust_remote_code: whether code that the config names may run.
 
     Raises:
         UserError: the config makes no model.
@@ -75,7 +79,7 @@ def meta_model(config: PreTrainedConfig, attention: str | None = "eager") -> Pre
         with torch.device("meta"):
             # A copy: transformers sets the attention of the config that it is given, and a live model may own it.
             own = copy.deepcopy(config)
-            model = AutoModelForMaskedLM.from_config(own, dtype=torch.float32, attn_implementation=attention)
+            model = new_model(AutoModelForMaskedLM, own, trust_remote_code, attn_implementation=attention)
     except (ValueError, TypeError, ZeroDivisionError, ImportError) as error:
         raise UserError(f"model.config: {config.model_type}: {first_line(error)}") from None
     return model.train()

@@ -10,6 +10,7 @@ from mlm_pretrain.config import Config, Sweep, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import folder_digests, model_inputs
 from mlm_pretrain.io.digests import check_folder, file_digest
+from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.common import check_encoder, holding, is_up_to_date, skipped, stage
 from mlm_pretrain.stages.publishing import write_cards
@@ -77,14 +78,23 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
         run.write_config(config, ["tasks"], task=task.name)
         result = train(
             task,
-            origin.path if origin else run.model,
+            _checkpoint(config, run, task),
             run.task(task.name),
             held_out_fraction=config.text.validation_fraction,
-            revision=origin.revision if origin else None,
             sweep=sweep,
             inputs=inputs,
         )
         run.record_task(task.name, result)
+
+
+def _checkpoint(config: Config, run: RunDirectory, task: TaskConfig) -> Checkpoint:
+    """What the task starts from, and whether its code may run."""
+    if (origin := task.origin) is None:
+        trusted = config.model.trust_remote_code
+        return Checkpoint(str(run.model), None, trusted, "model.trust_remote_code=true")
+    number = [each.name for each in config.tasks].index(task.name)
+    consent = f"tasks.{number}.model={{path: {origin.path}, trust_remote_code: true}}"
+    return Checkpoint(origin.path, origin.revision, origin.trust_remote_code, consent)
 
 
 def _lacks(figures: dict[str, Any], fractions: Sequence[float]) -> bool:

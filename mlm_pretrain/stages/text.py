@@ -11,6 +11,7 @@ from mlm_pretrain.inputs import text_inputs
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import write_folder, write_json, write_text
+from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.common import check_fill_mask, has_tokenizer, holding, refuse_other_run, skipped, stage
 from mlm_pretrain.training.processes import leave_to_rank_zero
@@ -63,7 +64,7 @@ def _make_tokenizer(config: Config, run: RunDirectory) -> dict[str, Any]:
     seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
     if existing:
         revision = settings.revision if settings.path else config.model.revision
-        tokenizer = tokenizers.load_tokenizer(existing, revision, settings.add_tokens)
+        tokenizer = tokenizers.load_tokenizer(Checkpoint(existing, revision), settings.add_tokens)
     else:
         tokenizer = tokenizers.train_tokenizer(settings, seen.sample)
         tokenizer.model_max_length = config.stream.sequence_length

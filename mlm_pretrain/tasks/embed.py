@@ -14,16 +14,10 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.loading import Place, quiet, typed
 from mlm_pretrain.tasks.adapter import pad
 from mlm_pretrain.tasks.embedding_files import ENDINGS, Texts, open_output
-from mlm_pretrain.tasks.encoder import (
-    check_vocabulary,
-    load_config,
-    load_model,
-    load_tokenizer,
-    quiet,
-    window_length,
-)
+from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
 from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.tasks.trials import export
@@ -48,6 +42,7 @@ def embed(
     text_column: str = "text",
     bf16: bool = False,
     save_model: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, int]:
     """Embed every text of a file.
 
@@ -66,6 +61,7 @@ def embed(
             sentence-transformers, and on every machine the same but for rounding.
         save_model: a folder to write that `sentence_transformers.SentenceTransformer` loads, and that gives these
             embeddings there.
+        trust_remote_code: run code that the model brings.
 
     Returns:
         `{"texts", "bad_lines", "truncated"}`: how many were embedded, how many lines could not be read (and have no
@@ -78,7 +74,7 @@ def embed(
         raise UserError(f"{output}: embeddings go to a {' or '.join(ENDINGS)} file")
     if pooling not in get_args(Pooling):
         raise UserError(f"pooling: '{pooling}'; it is {' or '.join(get_args(Pooling))}")
-    encoder = Encoder(model, pooling, normalize, max_length, bf16)
+    encoder = Encoder(typed(model, trust_remote_code), pooling, normalize, max_length, bf16)
     if save_model is not None:
         encoder.save(save_model)
     texts = Texts(input, text_column)
@@ -101,15 +97,14 @@ class Encoder:
     """Texts to vectors."""
 
     def __init__(
-        self, path: str | Path, pooling: Pooling, normalize: bool, max_length: int | None = None, bf16: bool = False
+        self, path: Place, pooling: Pooling, normalize: bool, max_length: int | None = None, bf16: bool = False
     ) -> None:
         """
         Raises:
             UserError: there is no encoder, or its tokenizer doesn't belong to it.
         """
         config = load_config(path)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path)
-        check_vocabulary(path, config, self.tokenizer)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, config)
         self.max_length = window_length(config, self.tokenizer, max_length)
         with torch.random.fork_rng(devices=[]):
             # A pooler that the checkpoint lacks is drawn at random; nothing looks at it, but it is saved with the rest.

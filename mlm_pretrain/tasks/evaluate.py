@@ -16,6 +16,7 @@ from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.whole import write_json, write_text
+from mlm_pretrain.models.loading import typed
 from mlm_pretrain.tasks import many_classes
 from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.calibration import calibration_error, reliability
@@ -43,6 +44,7 @@ def evaluate(
     max_length: int | None = None,
     stride: int | None = None,
     bf16: bool = False,
+    trust_remote_code: bool = False,
 ) -> Figures:
     """Score a fine-tuned model on a labelled file.
 
@@ -55,7 +57,7 @@ def evaluate(
             `<model_dir>.evaluation/<data>`.
         columns: the names of the columns where they aren't the usual ones, by a config's keys: `label_column` and so
             on, `conll_columns`; and how the text is read: `encoding`, `quoting`, `delimiter`.
-        batch_size, max_length, stride, bf16: as for `predict`.
+        batch_size, max_length, stride, bf16, trust_remote_code: as for `predict`.
 
     Returns:
         `model`, `task`, `metric` (the name of the headline figure), `metrics`, `examples`, `truncated`, `data`
@@ -65,7 +67,7 @@ def evaluate(
     Raises:
         UserError: no such model, data that can't be read, or a label that the model doesn't know.
     """
-    model = FinishedModel(model_dir, max_length, stride, bf16)
+    model = FinishedModel(typed(model_dir, trust_remote_code), max_length, stride, bf16)
     adapter = model.adapter
     examples = read_examples(data, type(adapter), _task_config(model, columns or {}))
     _check_labels(adapter, examples)

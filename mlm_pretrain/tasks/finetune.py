@@ -12,6 +12,7 @@ from typing import Any
 
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.loading import Checkpoint, Place
 from mlm_pretrain.tasks import many_classes
 from mlm_pretrain.tasks.trials import (
     Figures,
@@ -30,11 +31,10 @@ from mlm_pretrain.training.bad_loss import Diverged
 
 def finetune(
     task: TaskConfig,
-    encoder: str | Path,
+    encoder: Place,
     out: Path,
     *,
     held_out_fraction: float = 0.0,
-    revision: str | None = None,
     sweep: bool = False,
     inputs: str | None = None,
 ) -> Figures:
@@ -51,7 +51,6 @@ def finetune(
             `<name>.errors.jsonl` beside it; the scores of more than a hundred classes go to `<name>.classes.json`, of
             which the results have the best and the worst.
         held_out_fraction: installed_docs: share of the documents that pretraining doesn't see.
-        revision: of the encoder's Hub repository.
         sweep: first look for the best learning rate and number of epochs, as `task.sweep` says.
         inputs: a fingerprint of data and encoder; runs that were made on others are not taken up. None takes none up.
 
@@ -69,7 +68,7 @@ def finetune(
     """
     started = time.monotonic()
     work = open_work(out, fingerprint(inputs, task) if inputs else None)
-    setup = prepare(task, encoder, revision, held_out_fraction, work)
+    setup = prepare(task, Checkpoint.of(encoder), held_out_fraction, work)
     adapter, data = setup.adapter, setup.data
     figures: Figures = {"task": task.task, "metric": setup.metric}
     if sweep:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.loading import Checkpoint, Place
 from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.tasks.inference import logits_of
@@ -23,7 +23,7 @@ class FinishedModel:
     """A task's model in use, in evaluation mode on the GPU if there is one."""
 
     def __init__(
-        self, path: str | Path, max_length: int | None = None, stride: int | None = None, bf16: bool = False
+        self, path: Place, max_length: int | None = None, stride: int | None = None, bf16: bool = False
     ) -> None:
         """
         Args:
@@ -38,7 +38,7 @@ class FinishedModel:
         config = load_config(path)
         self.path = path
         self.task = task_of(config, path)
-        tokenizer = load_tokenizer(path)
+        tokenizer = load_tokenizer(path, config)
         length = window_length(config, tokenizer, max_length, stride or 0)
         labels = [config.id2label[number] for number in range(config.num_labels)]
         kind = TASKS[self.task]
@@ -68,8 +68,9 @@ class FinishedModel:
     def fingerprint(self) -> str:
         """Another one for another model, other windows, another precision, or another kind of device."""
         files: object = getattr(self.model.config, "_commit_hash", None)
-        if Path(self.path).is_dir():
-            stats = {file.name: file.stat() for file in Path(self.path).iterdir() if file.suffix in WEIGHED}
+        folder = Checkpoint.of(self.path).folder
+        if folder is not None:
+            stats = {file.name: file.stat() for file in folder.iterdir() if file.suffix in WEIGHED}
             files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items())
         adapter = self.adapter
         return fingerprint(
@@ -77,7 +78,7 @@ class FinishedModel:
         )
 
 
-def task_of(config: PretrainedConfig, path: str | Path) -> str:
+def task_of(config: PretrainedConfig, path: Place) -> str:
     """
     Raises:
         UserError: a model of no task.

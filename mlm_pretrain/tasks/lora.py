@@ -6,6 +6,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig
 from mlm_pretrain.errors import UserError, first_line
+from mlm_pretrain.models.loading import ADAPTER_CONFIG, Checkpoint
 from mlm_pretrain.tasks.adaptation import Adaptation
 from mlm_pretrain.tasks.encoder import load_model
 
@@ -78,21 +80,31 @@ class LowRank(Adaptation):
         config.save_pretrained(folder)
 
 
-def merged(auto_class: Any, path: str, config: PretrainedConfig, revision: str | None = None) -> PreTrainedModel:
+def merged(auto_class: Any, place: Checkpoint, config: PretrainedConfig) -> PreTrainedModel:
     """A folder or Hub repository of adapters as a plain model: its encoder, which has to be where
     `adapter_config.json` names it, with the adapters merged.
 
     Raises:
-        UserError: PEFT is missing, the encoder isn't there, or the adapters are damaged or another encoder's.
+        UserError: PEFT is missing, the encoder isn't there, or the adapters are pickled, damaged or another encoder's.
     """
     peft = _peft()
+    names = (ADAPTER_CONFIG, "adapter_model.safetensors")
+    files = {name: place.file(name) for name in names}
+    # PEFT itself would take pickled ones, from the Hub too: it is given a folder that has the others.
+    (folder,) = {file.parent for file in files.values() if file} if all(files.values()) else {None}
+    if folder is None:
+        raise UserError(f"{place}: no adapter_model.safetensors; pickled adapters are never read: save them again")
     try:
-        named = peft.PeftConfig.from_pretrained(path, revision=revision)
-        base = load_model(auto_class, named.base_model_name_or_path, config, named.revision)
+        named = peft.PeftConfig.from_pretrained(folder)
+        if named.is_prompt_learning or not named.base_model_name_or_path:
+            raise ValueError(f"{named.peft_type} has nothing to merge into an encoder that it names")
+        base = load_model(
+            auto_class, replace(place, path=named.base_model_name_or_path, revision=named.revision), config
+        )
         with _old_name_is_known():
-            return peft.PeftModel.from_pretrained(base, path, revision=revision).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path}: its adapters can't be loaded: {first_line(error)}") from None
+            return peft.PeftModel.from_pretrained(base, folder).merge_and_unload()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{place}: its adapters can't be loaded: {first_line(error)}") from None
 
 
 def _peft() -> Any:

@@ -14,6 +14,7 @@ from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Record, Records
+from mlm_pretrain.models.loading import typed
 from mlm_pretrain.tasks.adapter import Example
 from mlm_pretrain.tasks.finished import FinishedModel
 from mlm_pretrain.tasks.output import Output, open_output
@@ -44,6 +45,7 @@ def predict(
     encoding: str = "utf-8",
     quoting: str | int | None = None,
     delimiter: str | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, int]:
     """Label every text of a file.
 
@@ -65,6 +67,7 @@ def predict(
         top_k: print the `scores` of so many labels, the highest first. By default a class comes with its own score, and
             several labels a text with those of all, or of the ten highest where the model has more than a hundred.
         encoding, quoting, delimiter: how text is read, as in a task's config.
+        trust_remote_code: run code that the model brings.
 
     Returns:
         `{"texts", "bad_lines", "truncated"}`: how many were labelled, how many lines could not be read, and how many
@@ -77,7 +80,7 @@ def predict(
         raise UserError(f"{output}: the output would replace the input; name another file")
     if batch_size < 1:
         raise UserError(f"batch_size: {batch_size}; at least 1")
-    model = FinishedModel(model_dir, max_length, stride, bf16)
+    model = FinishedModel(typed(model_dir, trust_remote_code), max_length, stride, bf16)
     if top_k is not None:
         if not hasattr(model.adapter, "top_k"):
             raise UserError(f"top_k: {model_dir} does {model.task}, which has no scores of classes; leave it out")

@@ -12,6 +12,7 @@ from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTra
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.loading import quiet
 from mlm_pretrain.tasks.adapter import (
     MODEL_INPUTS,
     TASKS,
@@ -24,7 +25,6 @@ from mlm_pretrain.tasks.adapter import (
     probabilities,
     text_column,
 )
-from mlm_pretrain.tasks.encoder import quiet
 from mlm_pretrain.tasks.squad import exact_match, placed, read_answers, squad_scores
 from mlm_pretrain.telemetry import warn
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch

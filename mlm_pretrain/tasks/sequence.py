@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.loading import quiet
 from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter, column, pad, text_column
-from mlm_pretrain.tasks.encoder import quiet
 from mlm_pretrain.training.loss import Batch
 
 TEMPERATURE = "calibration_temperature"

@@ -19,16 +19,14 @@ from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import read_json, write_folder, write_json, write_text
+from mlm_pretrain.models.loading import Checkpoint, new_model, quiet
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.data import LabelledData, complete, first_examples, read_splits
 from mlm_pretrain.tasks.encoder import (
-    check_vocabulary,
     load_config,
     load_model,
     load_tokenizer,
-    new_model,
-    quiet,
     window_length,
 )
 from mlm_pretrain.tasks.fit import REMEDY, Fit, Progress
@@ -46,8 +44,7 @@ class Setup:
     """What all runs of one task share; texts are tokenised once."""
 
     task: TaskConfig
-    encoder: str | Path
-    revision: str | None
+    encoder: Checkpoint
     config: PretrainedConfig
     adapter: TaskAdapter
     data: LabelledData
@@ -93,7 +90,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
 
 
-def prepare(task: TaskConfig, encoder: str | Path, revision: str | None, held_out_fraction: float, work: Path) -> Setup:
+def prepare(task: TaskConfig, encoder: Checkpoint, held_out_fraction: float, work: Path) -> Setup:
     if world_size() > 1:
         raise UserError("finetune: runs on one process for now; start it without accelerate launch")
     adapter_class = TASKS[task.task]
@@ -103,16 +100,15 @@ def prepare(task: TaskConfig, encoder: str | Path, revision: str | None, held_ou
     data = complete(splits, task, adapter_class)
     if data.test_is_validation:
         say(f"{task.name}: no test set, so the scores are those on validation")
-    config = load_config(encoder, labels, adapter_class.problem_type, revision, task.config)
-    tokenizer = load_tokenizer(encoder, revision)
-    check_vocabulary(encoder, config, tokenizer)
+    config = load_config(encoder, labels, adapter_class.problem_type, task.config)
+    tokenizer = load_tokenizer(encoder, config)
     length = window_length(config, tokenizer, task.max_length, task.stride)
     adapter = adapter_class(labels, tokenizer, length, task.stride, task)
     adapter.learn(data.train)
     features = {"train": adapter.encode(data.train), "validation": adapter.encode(data.validation)}
     features["test"] = features["validation"] if data.test_is_validation else adapter.encode(data.test)
     metric = _metric(task, adapter, data)
-    return Setup(task, encoder, revision, config, adapter, data, features, make_accelerator(task), work, metric)
+    return Setup(task, encoder, config, adapter, data, features, make_accelerator(task), work, metric)
 
 
 def _metric(task: TaskConfig, adapter: TaskAdapter, data: LabelledData) -> str:
@@ -145,14 +141,14 @@ def run_once(setup: Setup, plan: Plan) -> Run:
     # The new head, dropout and random weights are drawn from this.
     torch.manual_seed(plan.seed)
     if plan.scratch:
-        model = new_model(setup.adapter.auto_class, setup.config)
+        model = new_model(setup.adapter.auto_class, setup.config, setup.encoder.trust_remote_code)
     else:
-        model = load_model(setup.adapter.auto_class, setup.encoder, setup.config, setup.revision)
+        model = load_model(setup.adapter.auto_class, setup.encoder, setup.config)
         if broken := first_not_finite(model.named_parameters()):
             raise UserError(f"{setup.encoder}: its weights {broken} are not finite; take another encoder")
     model.to(setup.accelerator.device)
     adapter = setup.adapter
-    origin = EncoderOrigin(path=str(setup.encoder), revision=setup.revision)
+    origin = EncoderOrigin(path=setup.encoder.path, revision=setup.encoder.revision)
     states = {} if plan.scratch else setup.states
     adaptation = adapt(model, adapter, plan.settings, setup.accelerator, origin, setup.work, states)
     rows = {

@@ -15,16 +15,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TokenizerConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.loading import Checkpoint, Place
+from mlm_pretrain.text.added_words import add_words
 from mlm_pretrain.text.vocabulary import (
-    UNSPACED,
     WordTables,
     ordinary_token_ids,
     special_token_ids,
@@ -88,30 +88,17 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrained
     return _wrap(backend)
 
 
-def load_tokenizer(
-    path: str | Path, revision: str | None = None, add_tokens: Sequence[str] = ()
-) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: Place, add_tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Load a fast tokenizer from a folder or the Hub, and add words to its vocabulary.
 
     `bos_token` and `eos_token` stand in for a missing `cls_token` and `sep_token`. An added word is matched as a
     whole word only, where its script has spaces.
 
     Raises:
-        UserError: nothing that loads is there, it isn't a fast tokenizer, or it lacks a token that masked language
-            modelling needs.
+        UserError: nothing that loads is there, it isn't a fast tokenizer, it lacks a token that masked language
+            modelling needs, or a word can't be added.
     """
-    path = str(path)
-    if not Path(path).is_dir() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
-        raise UserError(f"{path}: there is no such tokenizer folder; give a folder or a Hub repository")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except Exception as error:  # the Rust side raises bare Exceptions for damaged files
-        reason = str(error).strip().split("\n")[0]
-        if Path(path).is_dir():
-            what = f"no tokenizer loads from this folder ({reason}); it needs a whole tokenizer.json"
-        else:
-            what = f"neither a folder nor a Hub repository in reach ({reason}); check the name and the network"
-        raise UserError(f"{path}: {what}") from None
+    tokenizer = Checkpoint.of(path).tokenizer()
     if not tokenizer.is_fast:
         raise UserError(f"{path}: not a fast tokenizer; convert it to a tokenizer.json, or train one here")
     for name, substitute in (("cls_token", "bos_token"), ("sep_token", "eos_token")):
@@ -125,7 +112,7 @@ def load_tokenizer(
             f"{path}: this tokenizer has no {' and no '.join(missing)}; add with "
             f"tokenizer.add_special_tokens({{'{missing[0]}': …}}) and save it, or train one here"
         )
-    tokenizer.add_tokens([AddedToken(token, single_word=not UNSPACED.search(token)) for token in add_tokens])
+    add_words(tokenizer, add_tokens)
     return tokenizer
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain import telemetry
@@ -15,6 +14,8 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import write_folder
 from mlm_pretrain.models.build import build_model
+from mlm_pretrain.models.ids import leave_out_token_types
+from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import candidate_attentions
 from mlm_pretrain.objectives.base import OBJECTIVES, Objective
@@ -63,7 +64,8 @@ class TrainingState:
             raise UserError(f"{config.model.path}: its weights {broken} are not finite; take another checkpoint")
         if saved:
             attention = state["numerics"]["attention"] if state else None
-            model = type(model).from_pretrained(saved, dtype=torch.float32, attn_implementation=attention)
+            # The class is there already, with whatever code it took to make it.
+            model, _ = Checkpoint.of(saved).weights(type(model), model.config, attn_implementation=attention)
         old = Numerics(**state["numerics"]) if state else None
         settled, self.accelerator = settle_numerics(config, run, model, old, self.processes)
         if config.stream.prepared:
@@ -71,6 +73,7 @@ class TrainingState:
             refuse_stale(prepared_folder(config), settings)
         if self.settings.gradient_checkpointing:
             model.activation_checkpointing_enable()
+        leave_out_token_types(self.tokenizer, model.config)
         self.model = model.to(self.accelerator.device).train()
         self.optimizer = make_optimizer(self.model, self.settings)
         if saved and state:

@@ -42,7 +42,9 @@ class Utilisation:
         length, rate = self._config.stream.sequence_length, self._config.objective.mlm_probability
         labels = round((rate.end if isinstance(rate, Ramp) else rate) * length)
         try:
-            flops = count_flops(meta_model(self._model.config), length, labels).training
+            trusted = self._config.model.trust_remote_code
+            model = meta_model(self._model.config, trust_remote_code=trusted)
+            flops = count_flops(model, length, labels).training
         except UserError:
             return None
         device = self._model.device

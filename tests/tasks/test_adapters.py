@@ -185,7 +185,7 @@ def test_checkpoints_that_do_not_fit(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="damaged weights"):
         load_model(AutoModelForSequenceClassification, copy, config)
     (copy / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no transformers checkpoint there"):
+    with pytest.raises(UserError, match="no weights in safetensors"):
         load_model(AutoModelForSequenceClassification, copy, config)
     (copy / "config.json").unlink()
     with pytest.raises(UserError, match="no transformers checkpoint there"):
@@ -193,7 +193,7 @@ def test_checkpoints_that_do_not_fit(encoder: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="no tokenizer"):
         load_tokenizer(copy)
-    with pytest.raises(UserError, match="neither a folder with a checkpoint nor a Hub repository"):
+    with pytest.raises(UserError, match="there is no such folder"):
         load_config(tmp_path / "nowhere")
 
 
@@ -201,7 +201,7 @@ def test_vocabularies_must_belong_together(encoder: Path, tmp_path: Path) -> Non
     copy = copy_of(encoder, tmp_path)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
-    with pytest.raises(UserError, match=r"the tokenizer has 4.. tokens, the model 100"):
+    with pytest.raises(UserError, match=r"the tokenizer has ids up to 3.., the model 100"):
         check_vocabulary(copy, load_config(copy), load_tokenizer(copy))
 
 

@@ -103,7 +103,7 @@ def test_an_adapter_folder_loads_with_peft(
     assert not any("lora" in name for name, _ in ours.named_parameters())
     compare(logits_of(adapter, ours, features, 2), wanted, features, rtol=1e-4, atol=1e-5)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="neither a folder with a checkpoint nor a Hub repository"):
+    with pytest.raises(UserError, match="no folder, and no Hub repository"):
         load_model(AutoModelForSequenceClassification, out, config)
 
 

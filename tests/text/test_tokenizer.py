@@ -172,17 +172,17 @@ def test_very_long_words_and_large_alphabets_are_no_obstacle() -> None:
 
 
 def test_what_can_not_be_loaded_is_one_line(trained: dict[str, PreTrainedTokenizerFast], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such tokenizer folder"):
+    with pytest.raises(UserError, match="there is no such folder"):
         load_tokenizer(tmp_path / "missing")
-    with pytest.raises(UserError, match="neither a folder nor a Hub repository in reach"):
+    with pytest.raises(UserError, match="no folder, and no Hub repository whose files are in"):
         load_tokenizer("nobody/no-such-tokenizer")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no tokenizer loads from this folder"):
+    with pytest.raises(UserError, match="no tokenizer there that loads"):
         load_tokenizer(tmp_path / "empty")
     damaged = tmp_path / "damaged"
     trained["bpe"].save_pretrained(damaged)
     (damaged / "tokenizer.json").write_text((damaged / "tokenizer.json").read_text()[:5000])
-    with pytest.raises(UserError, match="no tokenizer loads from this folder"):
+    with pytest.raises(UserError, match="no tokenizer there that loads"):
         load_tokenizer(damaged)
 
 
