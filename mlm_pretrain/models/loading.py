@@ -177,6 +177,9 @@ class Checkpoint:
                 f"{self}: transformers {transformers.__version__} doesn't know its architecture ({reason}); a newer "
                 "version may"
             )
+        if "Unrecognized configuration class" in reason:
+            wanted = reason.partition("AutoModel: ")[2].rstrip(".") or "that"
+            return UserError(f"{self}: its architecture has no {wanted}; take a checkpoint of another")
         if self.folder is not None:
             return self._without_safetensors(error) or UserError(f"{self}: {what}: {reason}")
         return self._not_on_the_hub(chain) or self._without_safetensors(error) or self._of_the_hub(error, reason)

@@ -21,6 +21,8 @@ class Fault:
     kind: Literal["status", "drop", "hold", "corrupt", "cut"] = "status"
     status: int = 500
     message: str = "told to fail by the test"
+    code: str | None = None
+    """What the client tells kinds of one status by."""
     times: float = float("inf")
     release: threading.Event = field(default_factory=threading.Event)
     count: int = 0

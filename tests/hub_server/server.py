@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, request: Request, path: str, fault: Fault | None) -> Answer:
         try:
             if fault:
-                raise HubError(fault.status, fault.message)
+                raise HubError(fault.status, fault.message, fault.code)
             with self.server.lock:
                 answer = self._dispatch(request, path)
         except HubError as error:
