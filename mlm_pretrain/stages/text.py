@@ -59,13 +59,12 @@ def _make_tokenizer(config: Config, run: RunDirectory) -> dict[str, Any]:
 
     settings = config.tokenizer
     existing = settings.path or config.model.path or config.model.init_from
-    if existing:
+    if existing:  # before all text is read
         check_folder(existing)
-    seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
-    if existing:
         revision = settings.revision if settings.path else config.model.revision
         tokenizer = tokenizers.load_tokenizer(Checkpoint(existing, revision), settings.add_tokens)
-    else:
+    seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
+    if not existing:
         tokenizer = tokenizers.train_tokenizer(settings, seen.sample)
         tokenizer.model_max_length = config.stream.sequence_length
     report = tokenizer_report(tokenizer, [document.text for document in seen.validation])
