@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from mlm_pretrain.config import Config
 from mlm_pretrain.config.yaml_text import meant, read_value, read_yaml
 from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.escaping import given
 
 # Of these keys of a section one at most is given: an override of one replaces the others.
 EXCLUSIVE = {"budget": [("steps", "tokens", "minutes")], "model": [("preset", "model_type", "path")]}
@@ -131,8 +132,8 @@ def _explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{key}: this key is needed and missing"
-    given = first.get("input")
-    shown = "" if isinstance(given, dict) or first["type"] == "value_error" else f" (given: {given!r})"
+    value = first.get("input")
+    shown = "" if isinstance(value, dict) or first["type"] == "value_error" else f" (given: {given(value)})"
     return f"{key}: {message}{shown}" if key else message
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from mlm_pretrain import escaping
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose messages repeat what was typed, and nothing that steers a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaping.one_line(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(escaping.terminal(message), file)

@@ -14,7 +14,7 @@ import itertools
 import yaml
 from pydantic import Field, model_validator
 
-from mlm_pretrain.config.base import Name, Section, dotted, fingerprint, parse_size
+from mlm_pretrain.config.base import Name, Section, Seed, dotted, fingerprint, parse_size
 from mlm_pretrain.config.tasks import EncoderOrigin, Sweep, TaskConfig
 from mlm_pretrain.config.text import (
     FilterConfig,
@@ -62,7 +62,7 @@ __all__ = [
 
 class RunConfig(Section):
     name: Name = "run"
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
     output_dir: str = "runs"
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from mlm_pretrain.escaping import given
 from mlm_pretrain.io.reading import Quoting, check_delimiter, check_encoding, check_quoting
+
+LARGEST = 2**63 - 1
+"""What a whole number of 64 bits can be; libraries take no more."""
+LONGEST_NAME = 100
+"""Characters of a run's and a task's name: files beside it have longer ones, and a file system takes 255 bytes."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -19,14 +26,41 @@ def parse_size(value: Any) -> int:
     """Read a number of bytes: `1048576`, `"64MB"` (10⁶ bytes each), `"1GiB"` (2³⁰ bytes)."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
     if isinstance(value, bool) or not match or match[2].upper() not in _UNITS:
-        raise ValueError(f"{value!r} is not a size; write for example 64MB or 1GB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+        raise ValueError(f"{given(value)} is not a size; write for example 64MB or 1GB")
+    size = float(match[1]) * _UNITS[match[2].upper()]
+    if size > LARGEST:
+        raise ValueError(f"{given(value)} is more than any machine holds")
+    return int(size)
+
+
+def parse_count(value: Any) -> int:
+    """Read a large count: `2500000000`, `2.5e9`, `"1e9"`."""
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        raise ValueError(f"{given(value)} is not a number")
+    try:
+        count = value if isinstance(value, int) else float(value)
+    except ValueError:
+        raise ValueError(f"{given(value)} is not a number") from None
+    if not abs(count) <= LARGEST:
+        raise ValueError(f"{given(value)} is no number that can be counted to")
+    return int(count)
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    twice = next((value for number, value in enumerate(values) if value in values[:number]), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is given twice; each would only repeat the other")
+    return values
 
 
 Bytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)]
+Distinct = AfterValidator(_distinct)
+"""Of a list: no value twice."""
 
 
 def _check_pattern(value: str) -> str:
@@ -43,8 +77,39 @@ Delimiter = Annotated[str | None, AfterValidator(check_delimiter)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
+def _check(value: Any, depth: int = 0) -> None:
+    """
+    Raises:
+        ValueError: what no library below could take, wherever it stands in a value.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is given; a finite number is needed")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{given(value)} is too large a number (at most {LARGEST})")
+    if isinstance(value, str) and re.search("[\x00\ud800-\udfff]", value):
+        raise ValueError(f"{given(value)} has a character that no text and no file name can have")
+    if depth > 50:
+        raise ValueError("it is nested too deeply")
+    for inner in (*value.keys(), *value.values()) if isinstance(value, dict) else value if _is_list(value) else ():
+        _check(inner, depth + 1)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | set)
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    """Numbers are finite and fit in 64 bits, wherever they stand: also in mappings whose keys are a library's."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _within_bounds(cls, value: Any) -> Any:
+        _check(value)
+        return value
 
 
 def fingerprint(*parts: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mlm_pretrain.config.base import Delimiter, Encoding, Name, Positive, QuotingKey, Section
+from mlm_pretrain.config.base import Delimiter, Distinct, Encoding, Name, Positive, QuotingKey, Section, Seed
 from mlm_pretrain.config.training import OptimizerSection
 
 ClassName = Annotated[str, BeforeValidator(str)]
@@ -135,8 +135,8 @@ class TaskConfig(OptimizerSection):
     """ner, tagging: label every token of a word rather than its first."""
     max_answer_length: Positive = 30
     """question_answering: tokens of the longest answer."""
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
-    scratch_learning_rates: list[float] = []
+    seeds: Annotated[list[Seed], Distinct] = Field([0, 1, 2], min_length=1)
+    scratch_learning_rates: list[Annotated[float, Field(gt=0)]] = []
     """Where given, the same encoder from random weights is trained too, at the best of these on validation."""
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = []
     """Shares of the training set that are trained on too, for a learning curve."""

@@ -75,7 +75,7 @@ class TokenizerConfig(Section):
     add_tokens: list[str] = []
     """Words to add to an existing tokenizer (`path`)."""
     algorithm: Literal["bpe", "wordpiece", "unigram"] = "bpe"
-    vocab_size: int = Field(16384, ge=300)
+    vocab_size: int = Field(16384, ge=300, le=2**24)
     min_frequency: Positive = 2
     max_bytes: Bytes = 1_000_000_000
     """Train on at most this much text, spread evenly over the sources."""
@@ -91,8 +91,8 @@ class TokenizerConfig(Section):
 
 
 class StreamConfig(Section):
-    sequence_length: int = Field(512, ge=8)
-    lanes: Positive = 8
+    sequence_length: int = Field(512, ge=8, le=2**20)
+    lanes: int = Field(8, gt=0, le=2**16)
     """Parts in which the text is read side by side, whatever the number of processes; at least as many as there are
     processes × loader workers, best a multiple of the processes."""
     shuffle_window: Bytes = 64_000_000
@@ -102,7 +102,7 @@ class StreamConfig(Section):
     or more where rows are long."""
     prepared: bool | str = False
     """Train on shards that `mlm-pretrain prepare` has written: true for those of this run, or their folder."""
-    dataloader_num_workers: int | None = Field(None, ge=0)
+    dataloader_num_workers: int | None = Field(None, ge=0, le=1024)
     """Processes beside each training process that tokenise and mask; 0: the training process does. By default 0 on a
     CPU, and beside a GPU as many as there are cores and lanes for."""
 
@@ -112,5 +112,5 @@ class PrepareConfig(Section):
 
     deduplicate: bool = False
     """Drop exact copies of documents, over all sources; the first one stays."""
-    num_proc: Positive | None = None
+    num_proc: int | None = Field(None, gt=0, le=1024)
     """Processes; by default one a core."""

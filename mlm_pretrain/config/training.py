@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from mlm_pretrain.config.base import Fraction, Positive, Section
+from mlm_pretrain.config.base import Count, Fraction, Positive, Section
 
 
 class Ramp(Section):
@@ -84,7 +84,7 @@ class Budget(Section):
     """What the pretraining may spend: exactly one of the three."""
 
     steps: Positive | None = None
-    tokens: Annotated[int, BeforeValidator(lambda value: int(float(value))), Field(gt=0)] | None = None
+    tokens: Count | None = None
     minutes: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
+from mlm_pretrain.escaping import given
+
 
 class Plain(str):
     """A scalar without quotes: its text, and in `value` what YAML reads in it."""
@@ -23,7 +25,17 @@ class Plain(str):
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As YAML has it, and unlike PyYAML, which takes the last: a key stands once in a mapping."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in lines:
+                problem = f"{given(key.value)} is given twice, first in line {lines[key.value]}; leave one of them out"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
 def _plain(loader: _Loader, node: yaml.ScalarNode) -> Any:
@@ -53,14 +65,17 @@ def read_yaml(text: str, schema: Any) -> Any:
     Raises:
         yaml.YAMLError: it isn't YAML.
     """
-    return meant(yaml.load(text, Loader=_Loader), schema)
+    try:
+        return meant(yaml.load(text, Loader=_Loader), schema)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def read_value(text: str) -> Any:
     """A value of an override, whose place isn't known yet: `meant` reads it there. What isn't YAML is text."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
 
 

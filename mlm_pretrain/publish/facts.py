@@ -17,6 +17,7 @@ from mlm_pretrain.config import Config, PublishConfig
 from mlm_pretrain.config.public import public_records
 from mlm_pretrain.config_file import load_config, make_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.escaping import given
 from mlm_pretrain.io.paths import inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.task_facts import Facts, ModelFacts, Number, TaskFacts, TaskResult
@@ -224,5 +225,5 @@ def _parsed(kind: type[T], data: dict[str, Any], place: Path) -> T:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{place}: {key}: {first['msg']} (found: {first.get('input')!r}); rerun the stage that writes it"
+            f"{place}: {key}: {first['msg']} (found: {given(first.get('input'))}); rerun the stage that writes it"
         ) from None

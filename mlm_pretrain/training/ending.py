@@ -33,6 +33,8 @@ ENVIRONMENT_ERRORS = {
     errno.EROFS,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 
 
