@@ -72,7 +72,8 @@ class TaskConfig(OptimizerSection):
     text_column: str = "text"
     text_pair_column: str | None = None
     """The second text of a pair."""
-    label_column: str = "label"
+    label_column: str | list[str] = "label"
+    """multi_label_classification: also a list, of columns that hold 0 or 1 for the label that they are named after."""
     tokens_column: str = "tokens"
     tags_column: str = "ner_tags"
     spans_column: str = "entities"
@@ -93,6 +94,9 @@ class TaskConfig(OptimizerSection):
     """.csv, .tsv: the character between two columns; by default a comma, and a tab in .tsv."""
     max_train_samples: Positive | None = None
     max_eval_samples: Positive | None = None
+    on_bad_examples: Literal["error", "drop"] = "error"
+    """What becomes of labelled rows that can't be used (no label, an answer that isn't in its context, …): all are
+    counted and refused in one message, or dropped and counted by their reasons."""
 
     # -- the model
     model: str | EncoderOrigin | None = None
@@ -172,6 +176,11 @@ class TaskConfig(OptimizerSection):
             raise ValueError("eval_strategy: steps needs eval_steps")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("early_stopping_patience needs evaluations: eval_strategy epoch or steps")
+        if isinstance(self.label_column, list):
+            if self.task != "multi_label_classification":
+                raise ValueError("label_column: a list of columns goes with task: multi_label_classification")
+            if not self.label_column or len(set(self.label_column)) < len(self.label_column):
+                raise ValueError("label_column: name each column of 0 and 1 once")
         if self.encoder == "frozen" and self.optim == "muon":
             raise ValueError("encoder: frozen leaves muon no matrices of an encoder; optim: adamw serves heads")
         if self.layerwise_lr_decay != 1.0 and (self.optim == "muon" or self.encoder != "full"):

@@ -93,9 +93,11 @@ def _converter(kind: pa.DataType, names: list[str] | None) -> Convert | None:
 
 
 def _named(value: Any, names: list[str]) -> Any:
-    """What stands for no class, as -1 for one that isn't told, stays."""
+    """A class that isn't told, -1, becomes None; what else stands for no class stays."""
     if isinstance(value, list):
         return [_named(item, names) for item in value]
+    if value == -1:
+        return None
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 

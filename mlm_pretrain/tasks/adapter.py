@@ -6,7 +6,7 @@ one `predict` and one `evaluate` serve all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.registry import Registry
+from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 Example = dict[str, Any]
@@ -25,6 +26,8 @@ Feature = dict[str, Any]
 """One row for the model: `input_ids` and `attention_mask` as lists of ints, `labels` (a number, or a list as long as
 the ids; -100 is ignored), `example` (the number of the example it comes from), and what the adapter adds."""
 Prediction = dict[str, Any]
+TRAINED_TASK = "trained_task"
+"""The key in the config of a finished model, as labels may look like those of another task; transformers ignores it."""
 
 
 class TaskAdapter:
@@ -78,9 +81,22 @@ class TaskAdapter:
             labelled: false for texts to predict, of which only the input is read.
 
         Raises:
-            UserError: a column is missing, or a value isn't what the task needs.
+            BadExample: a column is missing, or a value isn't what the task needs.
         """
         raise NotImplementedError
+
+    @classmethod
+    def settle(cls, splits: dict[str, list[Example]], known: Collection[str] = ()) -> list[tuple[str, BadExample]]:
+        """Bring the labels of all splits into one form, which a row alone doesn't tell.
+
+        Args:
+            splits: examples that can't be used beside the others are taken out.
+            known: the labels of a finished model.
+
+        Returns:
+            What was taken out, by split.
+        """
+        return []
 
     @classmethod
     def review(cls, examples: Sequence[Example]) -> None:
@@ -102,11 +118,13 @@ class TaskAdapter:
         return ""
 
     @classmethod
-    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
-        """The model's outputs, learnt from the training set.
+    def labels_in(cls, example: Example) -> list[str]:
+        """The names in an example's label that a model may know or not."""
+        return []
 
-        Args:
-            others: what the model will be scored on.
+    @classmethod
+    def label_names(cls, train: Sequence[Example], task: TaskConfig) -> list[str]:
+        """The model's outputs, learnt from the training set.
 
         Raises:
             UserError: the data can't teach the task.
@@ -121,8 +139,22 @@ class TaskAdapter:
         kind = config.problem_type or "single_label_classification"
         return name.endswith(cls.architecture) and cls.problem_type in (None, kind)
 
+    @classmethod
+    def check(cls, train: Sequence[Example], labels: Sequence[str], task: TaskConfig) -> None:
+        """Look at what `learn` will need, before there is a model.
+
+        Raises:
+            UserError: the recipe doesn't go with the data.
+        """
+        if task.class_weight is not None:
+            raise UserError(f"task '{task.name}': class_weight goes with task: classification")
+
     def learn(self, train: Sequence[Example]) -> None:
         """Take from the training set what the loss needs besides labels: class weights, say."""
+
+    def learnt(self) -> Collection[str]:
+        """Of the names that `labels_in` gives, those that the model knows."""
+        return self.labels
 
     # -- the model's side ----------------------------------------------------------------------------------------
 
@@ -149,6 +181,8 @@ class TaskAdapter:
 
     def mark(self, model: torch.nn.Module) -> None:
         """Note in the config of a trained model what prediction needs besides labels: a temperature, say."""
+        if self.task is not None:
+            setattr(model.config, TRAINED_TASK, self.task.task)
 
     def take(self, config: PretrainedConfig) -> None:
         """Take up what `mark` has noted in the config of a finished model."""
@@ -165,11 +199,13 @@ class TaskAdapter:
         """A prediction as a line of `predict`'s output, without the input's own columns."""
         return prediction
 
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+    @classmethod
+    def majority(cls, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """What predicting the commonest answer, without looking at the context, gives."""
         raise NotImplementedError
 
-    def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    @classmethod
+    def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Figures (some in a mapping of their own, as by type) of predictions against the examples' labels."""
         raise NotImplementedError
 
@@ -180,32 +216,6 @@ class TaskAdapter:
 
 TASKS: Registry[type[TaskAdapter]] = Registry("task", key="tasks.task")
 MODEL_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids")
-
-
-def column(row: dict[str, Any], key: str, task: TaskConfig, place: str) -> Any:
-    """The value of the column that the config names under `key`.
-
-    Raises:
-        UserError: the row has no such column.
-    """
-    name = getattr(task, key)
-    if name not in row:
-        hint = nearest(name, map(str, row))
-        columns = f" The columns are {', '.join(map(str, row))}" if "allowed" not in hint else ""
-        raise UserError(f"{place}: no column '{name}' ({key}){hint}{columns}")
-    return row[name]
-
-
-def text_column(row: dict[str, Any], key: str, task: TaskConfig, place: str) -> str:
-    """As `column`, and a string.
-
-    Raises:
-        UserError: the row has no such column, or something else in it.
-    """
-    text = column(row, key, task, place)
-    if not isinstance(text, str):
-        raise UserError(f"{place}: {getattr(task, key)} is {text!r}; it must be a string")
-    return text
 
 
 def pad(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase) -> Batch:

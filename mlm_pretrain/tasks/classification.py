@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,10 +23,15 @@ from mlm_pretrain.tasks.adapter import (
     probabilities,
 )
 from mlm_pretrain.tasks.calibration import calibration_error, fit_temperature
+from mlm_pretrain.tasks.labels import are_fractions, in_order, is_gap, whole_names, whole_number
 from mlm_pretrain.tasks.many_classes import top_scores
-from mlm_pretrain.tasks.sequence import TEMPERATURE, SequenceTask, texts_of, whole_number
+from mlm_pretrain.tasks.sequence import TEMPERATURE, SequenceTask, texts_of
+from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.telemetry import warn
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
+
+MARKED = 0.05
+"""Where fewer than this share of the rows have -1 beside classes 0, 1, …, it may well stand for no label."""
 
 
 @TASKS.register("classification")
@@ -48,61 +53,59 @@ class Classification(SequenceTask):
     def read_label(cls, value: Any, task: TaskConfig, place: str) -> str:
         """A class as a name: names stay, integers become their digits."""
         value = whole_number(value)
-        if isinstance(value, str | int) and value != "":
+        if isinstance(value, str | int) and not is_gap(value):
             return str(value)
         remedy = ""
         if isinstance(value, list):
             remedy = "; several labels a text are task: multi_label_classification"
         elif isinstance(value, float) and math.isfinite(value):
             remedy = "; to learn numbers, task: regression"
-        raise UserError(f"{place}: {task.label_column} is {value!r}; a label is a name or an integer{remedy}")
+        reason = "no label" if is_gap(value) else "the label is no name or integer"
+        problem = f"{task.label_column} is {value!r:.80}; a label is a name or an integer{remedy}"
+        raise BadExample(place, problem, reason)
+
+    @classmethod
+    def settle(cls, splits: dict[str, list[Example]], known: Collection[str] = ()) -> list[tuple[str, BadExample]]:
+        """Class numbers that some file has as floats become integers."""
+        examples = [example for split in splits.values() for example in split]
+        names = whole_names({example["label"] for example in examples}, known)
+        for example in examples:
+            example["label"] = names.get(example["label"], example["label"])
+        return []
+
+    @classmethod
+    def labels_in(cls, example: Example) -> list[str]:
+        return [example["label"]]
 
     @classmethod
     def stratum(cls, example: Example) -> str:
         return example["label"]
 
     @classmethod
-    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
+    def label_names(cls, train: Sequence[Example], task: TaskConfig) -> list[str]:
         """The classes of the training set: integers by value, names by the alphabet."""
-        names = {example["label"] for example in train}
+        names = Counter(example["label"] for example in train)
         if len(names) < 2:
             example = train[0]
             raise UserError(f"{example['place']}: every training label is '{example['label']}'; two classes are needed")
-        for example in others:
-            if example["label"] not in names:
-                raise UserError(
-                    f"{example['place']}: the label '{example['label']}' is not among the training labels"
-                    f"{nearest(example['label'], names)}"
-                )
         ordered = in_order(names)
-        if all(map(_is_fraction, names)):
+        if are_fractions(names):
             warn(f"task '{task.name}': {len(names)} classes as '{ordered[0]}'; task: regression learns them as numbers")
+        numbers = [name for name in ordered if name.isdecimal()]
+        if len(numbers) == len(names) - 1 and 0 < names["-1"] < MARKED * len(train):
+            warn(f"task '{task.name}': -1 is learnt as a class; if it means no label, empty it in {names['-1']:,} rows")
         return ordered
 
+    @classmethod
+    def check(cls, train: Sequence[Example], labels: Sequence[str], task: TaskConfig) -> None:
+        class_weights(train, labels, task)
+
     def learn(self, train: Sequence[Example]) -> None:
-        """
-        Raises:
-            UserError: `class_weight` names a class that isn't there, or leaves nothing to learn.
-        """
-        wanted = self.task.class_weight if self.task else None
-        if wanted is None:
-            return
-        counts = Counter(example["label"] for example in train)
-        if wanted == "balanced":
-            weights = [1 / counts[name] if counts[name] else 0.0 for name in self.labels]
-        else:
-            for name in wanted:
-                if name not in self.labels:
-                    raise UserError(f"class_weight: no class is named '{name}'{nearest(name, self.labels)}")
-            weights = [wanted.get(name, 1.0) for name in self.labels]
-        total = sum(weight * counts[name] for weight, name in zip(weights, self.labels, strict=True))
-        if total == 0:
-            raise UserError("class_weight: every training example weighs 0; give a class that occurs a weight above 0")
-        # The loss is divided by the number of labels; so weighted, it stays as large as it would be unweighted.
-        self.weight = torch.tensor([weight * len(train) / total for weight in weights], dtype=torch.float32)
+        weights = class_weights(train, self.labels, self.task) if self.task else None
+        self.weight = None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
     def target(self, example: Example) -> int:
-        return self.numbers[example["label"]] if "label" in example else IGNORE_INDEX
+        return self.numbers.get(example.get("label", ""), IGNORE_INDEX)  # a class that only the test set has: none
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         logits = self.logits(model, batch)
@@ -110,7 +113,10 @@ class Classification(SequenceTask):
         return cross_entropy_sum(logits, batch["labels"], weight)
 
     def calibrate(self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[np.ndarray]) -> None:
-        self.temperature = fit_temperature(np.stack(logits), [self.target(example) for example in examples])
+        rows = [(row, self.target(example)) for row, example in zip(logits, examples, strict=True)]
+        known = [(row, target) for row, target in rows if target != IGNORE_INDEX]
+        if known:
+            self.temperature = fit_temperature(np.stack([row for row, _ in known]), [target for _, target in known])
 
     def mark(self, model: torch.nn.Module) -> None:
         super().mark(model)
@@ -140,13 +146,15 @@ class Classification(SequenceTask):
     def record(self, example: Example, prediction: Prediction) -> dict[str, Any]:
         return {name: prediction[name] for name in ("label", "score", "scores") if name in prediction}
 
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+    @classmethod
+    def majority(cls, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """The commonest class of the training set, the first by the alphabet where several are, for every text."""
         counts = Counter(example["label"] for example in train)
         commonest = min(counts, key=lambda name: (-counts[name], name))
         return [{"label": commonest} for _ in examples]
 
-    def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    @classmethod
+    def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """As `ClassificationMetric`; of predictions with scores the calibration error too, `ece`, and what it would be
         without the temperature, `ece_uncalibrated`."""
         from mlm_pretrain.tasks.metrics import ClassificationMetric
@@ -177,13 +185,27 @@ class Classification(SequenceTask):
         return sorted(wrong, key=lambda error: -error["score"])
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Class names: integers by value, others by the alphabet."""
-    names = set(names)
-    return sorted(names, key=int) if all(name.lstrip("-").isdecimal() for name in names) else sorted(names)
+def class_weights(train: Sequence[Example], labels: Sequence[str], task: TaskConfig) -> list[float] | None:
+    """The weight of each class in the loss; None without `class_weight`.
 
-
-def _is_fraction(name: str) -> bool:
-    """Whether a name, as a csv file gives it, is a number with a decimal point."""
-    whole, _, fraction = name.lstrip("-").partition(".")
-    return whole.isdecimal() and fraction.isdecimal()
+    Raises:
+        UserError: `class_weight` names a class that isn't there, or leaves nothing to learn.
+    """
+    wanted = task.class_weight
+    if wanted is None:
+        return None
+    counts = Counter(example["label"] for example in train)
+    if wanted == "balanced":
+        weights = [1 / counts[name] if counts[name] else 0.0 for name in labels]
+    else:
+        names = whole_names([name for name in wanted if name not in labels])
+        wanted = {names.get(name, name): weight for name, weight in wanted.items()}
+        for name in wanted:
+            if name not in labels:
+                raise UserError(f"class_weight: no class is named '{name}'{nearest(name, labels)}")
+        weights = [wanted.get(name, 1.0) for name in labels]
+    total = sum(weight * counts[name] for weight, name in zip(weights, labels, strict=True))
+    if total == 0:
+        raise UserError("class_weight: every training example weighs 0; give a class that occurs a weight above 0")
+    # The loss is divided by the number of labels; so weighted, it stays as large as it would be unweighted.
+    return [weight * len(train) / total for weight in weights]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -17,7 +19,9 @@ from datasets import Dataset, load_dataset
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
-from mlm_pretrain.tasks.readers import read_examples
+from mlm_pretrain.tasks.examples import Examples, Row
+from mlm_pretrain.tasks.readers import read_rows
+from mlm_pretrain.tasks.unusable import BadExample
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Splits:
     train: list[Example]
     validation: list[Example] | None
     test: list[Example] | None
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By split and reason, the rows that couldn't be used."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +46,31 @@ class LabelledData:
     """There is no test set: the scores are those on validation."""
 
 
-def read_splits(task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction: float = 0.0) -> Splits:
+def read_splits(
+    task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction: float = 0.0, most: int | None = None
+) -> Splits:
     """Read all labelled data of a task.
 
     Args:
         adapter: the task, which makes the examples.
         held_out_fraction: installed_docs: share of the documents that pretraining doesn't see.
+        most: of each split, only so many rows.
 
     Raises:
         UserError: with the place, for whatever is missing or malformed.
     """
     source = task.source or ("hub" if task.path else "files" if task.train else None)
-    if source == "files":
-        return _from_files(task, adapter)
-    if source == "hub":
-        return _from_hub(task, adapter)
-    if source == "installed_docs":
-        # Reading the installed packages is nothing that the other sources need.
-        from mlm_pretrain.tasks.installed_docs import load_examples
-
-        plain = TaskConfig(task=task.task, name=task.name, tags_column="tags")
-        rows = load_examples(task.task, held_out_fraction)
-        splits = {
-            name: [
-                adapter.make_example(row, plain, f"installed_docs, {name} example {number}")
-                for number, row in enumerate(rows[name])
-            ]
-            for name in ("train", "validation", "test")
-        }
-        return Splits(**splits)
-    raise UserError(f"task '{task.name}': no data; give train (a file), path (a Hub dataset) or source: installed_docs")
+    if source is None:
+        problem = "no data; give train (a file), path (a Hub dataset) or source: installed_docs"
+        raise UserError(f"task '{task.name}': {problem}")
+    plain = TaskConfig(task=task.task, name=task.name, tags_column="tags") if source == "installed_docs" else task
+    examples = Examples(adapter, plain)
+    found = {"files": _from_files, "hub": _from_hub, "installed_docs": _from_installed_docs}[source]
+    for split, (rows, place) in found(task, adapter, held_out_fraction).items():
+        examples.read(split, islice(rows, most), place)
+    examples.settle()
+    made = examples.splits
+    return Splits(made["train"], made.get("validation"), made.get("test"), examples.unusable.dropped())
 
 
 def complete(splits: Splits, task: TaskConfig, adapter: type[TaskAdapter]) -> LabelledData:
@@ -93,33 +94,45 @@ def complete(splits: Splits, task: TaskConfig, adapter: type[TaskAdapter]) -> La
     return data
 
 
-def _from_files(task: TaskConfig, adapter: type[TaskAdapter]) -> Splits:
+Sources = dict[str, tuple[Iterable[Row], str]]
+"""By split its rows, and where they are from."""
+
+
+def _from_files(task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction: float) -> Sources:
     if task.train is None:
         raise UserError(f"task '{task.name}': train names no file; fine-tuning needs labelled examples")
-    return Splits(
-        train=read_examples(task.train, adapter, task),
-        validation=read_examples(task.validation, adapter, task) if task.validation else None,
-        test=read_examples(task.test, adapter, task) if task.test else None,
-    )
+    files = {"train": task.train, "validation": task.validation, "test": task.test}
+    return {name: (read_rows(file, task, adapter.reads_conll), file) for name, file in files.items() if file}
 
 
-def _from_hub(task: TaskConfig, adapter: type[TaskAdapter]) -> Splits:
+def _from_installed_docs(task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction: float) -> Sources:
+    # Reading the installed packages is nothing that the other sources need.
+    from mlm_pretrain.tasks.installed_docs import load_examples
+
+    return {
+        name: (((row, f"installed_docs, {name} example {number}") for number, row in enumerate(rows)), "installed_docs")
+        for name, rows in load_examples(task.task, held_out_fraction).items()
+    }
+
+
+def _from_hub(task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction: float) -> Sources:
     """The splits that the config names, or those called train, validation and test where they exist."""
     if task.path is None:
         raise UserError(f"task '{task.name}': source hub needs path, a dataset repository or folder")
     found = _load_dataset(task)
-    train = _hub_rows(task, adapter, found, task.train or "train")
-    parts: dict[str, list[Example] | None] = {}
+    sources = {"train": _hub_rows(task, adapter, found, task.train or "train")}
     for name, given in (("validation", task.validation), ("test", task.test)):
         if given is not None:
-            parts[name] = _hub_rows(task, adapter, found, given)
-        else:
-            # Public benchmarks often hide the labels of their test split (-1): as good as no test split.
-            # A split that is the test set must not choose models too.
-            taken = name == "validation" and task.test == name
-            absent = taken or name not in found or _is_unlabelled(found[name], task, adapter)
-            parts[name] = None if absent else _hub_rows(task, adapter, found, name)
-    return Splits(train, parts["validation"], parts["test"])
+            sources[name] = _hub_rows(task, adapter, found, given)
+        # Public benchmarks often hide the labels of their test split (-1): as good as no test split.
+        # A split that is the test set must not choose models too.
+        elif (
+            name in found
+            and not (name == "validation" and task.test == name)
+            and not _is_unlabelled(found[name], task, adapter)
+        ):
+            sources[name] = _hub_rows(task, adapter, found, name)
+    return sources
 
 
 def _load_dataset(task: TaskConfig, split: str | None = None) -> Any:
@@ -130,7 +143,7 @@ def _load_dataset(task: TaskConfig, split: str | None = None) -> Any:
         raise UserError(f"task '{task.name}': can't load the dataset {named}: {error}") from None
 
 
-def _hub_rows(task: TaskConfig, adapter: type[TaskAdapter], found: Any, split: str) -> list[Example]:
+def _hub_rows(task: TaskConfig, adapter: type[TaskAdapter], found: Any, split: str) -> tuple[Iterable[Row], str]:
     if split in found:
         dataset = found[split]
     elif "[" in split or "+" in split:  # the slices and sums of `load_dataset`
@@ -138,38 +151,52 @@ def _hub_rows(task: TaskConfig, adapter: type[TaskAdapter], found: Any, split: s
     else:
         raise UserError(f"task '{task.name}': {task.path} has no split '{split}'{nearest(split, found)}")
     place = f"{task.path}[{split}]"
-    column = getattr(task, adapter.label_key)
-    names = _class_names(dataset, column)
-    examples = []
+    return _named_rows(dataset, _label_columns(task, adapter), place), place
+
+
+def _named_rows(dataset: Dataset, columns: list[str], place: str) -> Iterator[Row]:
+    """Rows whose class numbers are class names; the columns of 0 and 1 for a label each stay."""
+    classes = {column: names for column in columns if (names := class_names(dataset.features.get(column)))}
     for number, row in enumerate(dataset):
-        if names is not None:
-            row[column] = _named(row[column], names, f"{place}, row {number}")
-        examples.append(adapter.make_example(row, task, f"{place}, row {number}"))
-    adapter.review(examples)
-    return examples
+        at = f"{place}, row {number}"
+        try:
+            if len(columns) == 1:
+                row |= {column: named(row[column], names, at) for column, names in classes.items()}
+            yield row, at
+        except BadExample as error:
+            yield error, at
 
 
-def _class_names(dataset: Dataset, column: str) -> list[str] | None:
+def class_names(feature: Any) -> list[str] | None:
     """The names behind the integers of a `ClassLabel` column, or of a column of lists of them."""
-    feature = dataset.features.get(column)
     feature = getattr(feature, "feature", feature)
     return feature.names if isinstance(feature, datasets.ClassLabel) else None
 
 
-def _named(value: Any, names: list[str], place: str) -> Any:
+def named(value: Any, names: list[str], place: str) -> Any:
+    """Class numbers as class names.
+
+    Raises:
+        BadExample: a number is none of a class, as -1 where a row has no label.
+    """
     if isinstance(value, list):
-        return [_named(item, names, place) for item in value]
-    if value is None or not 0 <= value < len(names):
-        raise UserError(f"{place}: the label is {value}, which stands for no class; name a labelled split")
+        return [named(item, names, place) for item in value]
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        problem = f"the label is {value}, which stands for no class"
+        raise BadExample(place, problem, "no label" if value in (-1, None) else "a label of no class")
     return names[value]
+
+
+def _label_columns(task: TaskConfig, adapter: type[TaskAdapter]) -> list[str]:
+    column = getattr(task, adapter.label_key)
+    return [column] if isinstance(column, str) else list(column)
 
 
 def _is_unlabelled(dataset: Dataset, task: TaskConfig, adapter: type[TaskAdapter]) -> bool:
     """Whether a split hides its labels behind -1, as the test sets of public benchmarks do."""
-    column = getattr(task, adapter.label_key)
-    feature = dataset.features.get(column)
-    plain = isinstance(feature, datasets.ClassLabel | datasets.Value)
-    return plain and all(label in (-1, None) for label in dataset[column])
+    columns = _label_columns(task, adapter)
+    plain = all(isinstance(dataset.features.get(name), datasets.ClassLabel | datasets.Value) for name in columns)
+    return plain and all(label in (-1, None) for name in columns for label in dataset[name])
 
 
 def _digest(text: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,16 +21,19 @@ from mlm_pretrain.models.loading import typed
 from mlm_pretrain.tasks import many_classes
 from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.calibration import calibration_error, reliability
+from mlm_pretrain.tasks.examples import Examples
 from mlm_pretrain.tasks.finished import FinishedModel
-from mlm_pretrain.tasks.readers import read_examples
+from mlm_pretrain.tasks.labels import warn_of_unseen
+from mlm_pretrain.tasks.readers import read_rows
 from mlm_pretrain.telemetry import progress, say, table, warn
 
 CHUNK = 1024
 """Examples whose logits are in memory together."""
 PLOTS = ("confusion.png", "reliability.png")
 CLASSES = "classes.json"
-READING = tuple(field.name for field in fields(Reading))
-COLUMNS = sorted(name for name in TaskConfig.model_fields if name.endswith(("_column", "_columns")) or name in READING)
+READING = (*(field.name for field in fields(Reading)), "on_bad_examples")
+KEYS = sorted(name for name in TaskConfig.model_fields if name.endswith(("_column", "_columns")) or name in READING)
+"""Those of a task's config that say how a file is read."""
 
 Figures = dict[str, Any]
 
@@ -56,21 +60,27 @@ def evaluate(
             scores of each as arrays, in place of a matrix. Files of these names are replaced. By default
             `<model_dir>.evaluation/<data>`.
         columns: the names of the columns where they aren't the usual ones, by a config's keys: `label_column` and so
-            on, `conll_columns`; and how the text is read: `encoding`, `quoting`, `delimiter`.
+            on, `conll_columns`; and how the file is read: `encoding`, `quoting`, `delimiter`, `on_bad_examples`.
         batch_size, max_length, stride, bf16, trust_remote_code: as for `predict`.
 
     Returns:
-        `model`, `task`, `metric` (the name of the headline figure), `metrics`, `examples`, `truncated`, `data`
-        (`path`, `size`, `sha256`); for classes `confusion`, as `many_classes.confusion` has it, and `reliability`, the
-        predictions by their confidence. Of many classes `metrics` has the best and the worst.
+        `model`, `task`, `metric` (the name of the headline figure), `metrics`, `examples`, `dropped_examples` (counts
+        by reason), `truncated`, `data` (`path`, `size`, `sha256`); for classes `confusion`, as `many_classes.confusion`
+        has it, and `reliability`, the predictions by their confidence. Of many classes `metrics` has the best and the
+        worst.
 
     Raises:
-        UserError: no such model, data that can't be read, or a label that the model doesn't know.
+        UserError: no such model, or data that can't be read or used.
     """
     model = FinishedModel(typed(model_dir, trust_remote_code), max_length, stride, bf16)
     adapter = model.adapter
-    examples = read_examples(data, type(adapter), _task_config(model, columns or {}))
-    _check_labels(adapter, examples)
+    task = _task_config(model, columns or {})
+    read = Examples(type(adapter), task)
+    read.read("data", read_rows(data, task, adapter.reads_conll), str(data))
+    read.settle(adapter.labels)
+    examples = read.splits["data"]
+    labels = Counter(label for example in examples for label in adapter.labels_in(example))
+    warn_of_unseen(str(data), adapter.learnt(), labels)
     predictions: list[Prediction] = []
     with progress(len(examples), "evaluate", unit="text") as bar:
         for start in range(0, len(examples), CHUNK):
@@ -84,6 +94,7 @@ def evaluate(
         "metric": adapter.metric,
         "metrics": metrics,
         "examples": len(examples),
+        "dropped_examples": read.unusable.dropped().get("data", {}),
         "truncated": model.truncated,
         "data": {"path": str(data), **file_digest(data)},
     }
@@ -125,8 +136,8 @@ def _figure(value: Any) -> str:
 
 def _task_config(model: FinishedModel, columns: Mapping[str, Any]) -> TaskConfig:
     for name in columns:
-        if name not in COLUMNS:
-            raise UserError(f"evaluate: no column is called '{name}'{nearest(name, COLUMNS)}")
+        if name not in KEYS:
+            raise UserError(f"evaluate: no column is called '{name}'{nearest(name, KEYS)}")
     try:
         return TaskConfig(task=model.task, name="evaluate", **columns)
     except pydantic.ValidationError as error:
@@ -136,21 +147,6 @@ def _task_config(model: FinishedModel, columns: Mapping[str, Any]) -> TaskConfig
 
 def _has_classes(adapter: TaskAdapter) -> bool:
     return adapter.problem_type == "single_label_classification"
-
-
-def _check_labels(adapter: TaskAdapter, examples: Sequence[Example]) -> None:
-    """
-    Raises:
-        UserError: a class that the model doesn't have.
-    """
-    if not (_has_classes(adapter) or adapter.problem_type == "multi_label_classification"):
-        return  # a type of entities that the model doesn't know counts as missed
-    for example in examples:
-        label = example["label"]
-        for name in [label] if isinstance(label, str) else label:
-            if name not in adapter.labels:
-                allowed = nearest(name, adapter.labels)
-                raise UserError(f"{example['place']}: the model has no label '{name}'{allowed}")
 
 
 def _by_confidence_and_class(

@@ -206,6 +206,7 @@ def _sizes(setup: Setup) -> Figures:
         "validation_examples": len(data.validation),
         "test_examples": len(data.test),
         "test_is_validation": data.test_is_validation,
+        "dropped_examples": setup.dropped,
         "truncated_examples": {
             name: sum(feature.get("truncated", False) for feature in features)
             for name, features in setup.features.items()

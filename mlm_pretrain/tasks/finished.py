@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint, Place
-from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
+from mlm_pretrain.tasks.adapter import TRAINED_TASK, Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.registered import TASKS
@@ -83,6 +83,9 @@ def task_of(config: PretrainedConfig, path: Place) -> str:
     Raises:
         UserError: a model of no task.
     """
+    noted = getattr(config, TRAINED_TASK, None)
+    if noted in list(TASKS) and any(name.endswith(TASKS[noted].architecture) for name in config.architectures or ()):
+        return str(noted)
     for name in TASKS:
         if TASKS[name].serves(config):
             return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -11,21 +11,24 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction, column, text_column
+from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
+from mlm_pretrain.tasks.columns import column, text_column
 from mlm_pretrain.tasks.schemes import (
+    UNNAMED,
     Scheme,
     breaks,
     canonical,
-    check_tag,
     convert,
     entities_of,
     is_tag,
     scheme_of,
     spread,
     tags_of,
+    typed,
     valid_iob2,
 )
 from mlm_pretrain.tasks.spans import outermost, read_spans, tag_words
+from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.tasks.word_labelling import (
     Word,
     WordLabelling,
@@ -35,7 +38,7 @@ from mlm_pretrain.tasks.word_labelling import (
     text_and_spans,
 )
 from mlm_pretrain.tasks.words import split_words
-from mlm_pretrain.telemetry import warn
+from mlm_pretrain.telemetry import say, warn
 
 
 @TASKS.register("ner")
@@ -67,17 +70,34 @@ class TokenClassification(WordLabelling):
             return _from_spans(row, task, place)
         example = super().make_example(row, task, place, labelled)
         if labelled:
-            given = example["tags"]
-            for number, tag in enumerate(given, start=1):
-                check_tag(tag, f"{place}, word {number}")
+            given = [typed(tag, place, number) for number, tag in enumerate(example["tags"], start=1)]
+            if given != example["tags"]:
+                example["untyped"] = True
             example["tags"] = valid_iob2(given)
             if example["tags"] != given:
                 example["given"] = given
         return example
 
     @classmethod
+    def settle(cls, splits: dict[str, list[Example]], known: Collection[str] = ()) -> list[tuple[str, BadExample]]:
+        """Tags without a type go with no others: beside types, theirs has been lost."""
+        examples = [example for split in splits.values() for example in split]
+        untyped = any("untyped" in example for example in examples)
+        if not untyped or _types(examples) == {UNNAMED}:
+            return []
+        bad = []
+        for split, rows in splits.items():
+            for example in [example for example in rows if "untyped" in example]:
+                problem = "tags without a type (B, I) in data whose tags have types"
+                bad.append((split, BadExample(example["place"], problem, "tags without a type")))
+            rows[:] = [example for example in rows if "untyped" not in example]
+        return bad
+
+    @classmethod
     def review(cls, examples: Sequence[Example]) -> None:
         for file, rows in by_file(examples):
+            if sum(row.pop("untyped", False) for row in rows):
+                say(f"{file}: its tags name no type of entity (B, I, O); the type is called '{UNNAMED}'")
             if any("given" in row for row in rows):
                 _review_tags(file, rows)
             for kind, problem in (
@@ -89,15 +109,18 @@ class TokenClassification(WordLabelling):
                     warn(f"{file}: {len(notes)} {problem}; the first: {notes[0]}")
 
     @classmethod
-    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
-        """O, then the tags of every type; a type that only validation or test have can't be learnt, but counts."""
+    def labels_in(cls, example: Example) -> list[str]:
+        return [name for name, _, _ in entities_of(example["tags"])]
+
+    def learnt(self) -> Collection[str]:
+        return {label[2:] for label in self.labels if label != "O"}
+
+    @classmethod
+    def label_names(cls, train: Sequence[Example], task: TaskConfig) -> list[str]:
+        """O, then the tags of every type."""
         types = _types(train)
         if not types:
             raise UserError(f"{train[0]['place']}: every training tag is O; there is nothing to learn")
-        for example in others:
-            for name in sorted(_types([example]) - types):
-                types.add(name)
-                warn(f"{example['place']}: no training example has the type '{name}', so it counts as missed")
         letters = "BIES" if task.tagging_scheme == "BIOES" else "BI"
         return ["O", *(f"{letter}-{name}" for name in sorted(types) for letter in letters)]
 
@@ -135,12 +158,14 @@ class TokenClassification(WordLabelling):
             found.append({"type": name, "start": start, "end": end, "text": text[start:end], "score": score})
         return {"entities": found}
 
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+    @classmethod
+    def majority(cls, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """Every word gets the tag that it has most often in the training set, an unseen word O."""
         commonest = commonest_labels(train)
         return [{"tags": valid_iob2(commonest.get(word, "O") for word in example["tokens"])} for example in examples]
 
-    def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    @classmethod
+    def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """`f1`, `precision` and `recall` of entities, over all, `by_type`, and `relaxed`."""
         from mlm_pretrain.tasks.entity_metrics import EntityMetric
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Record, Records
 from mlm_pretrain.models.loading import typed
 from mlm_pretrain.tasks.adapter import Example
+from mlm_pretrain.tasks.examples import check_characters
 from mlm_pretrain.tasks.finished import FinishedModel
 from mlm_pretrain.tasks.output import Output, open_output
 from mlm_pretrain.telemetry import progress, say, warn
@@ -158,25 +158,13 @@ def _examples(
             example = model.adapter.make_example(record.row, task, record.place, labelled=False)
             own = {name: record.row[name] for name in ("id",) if name in record.row}
             own |= {name: example[name] for name in INPUTS if name in example}
-            _check_characters(own, record.place)
+            check_characters(own, record.place)
         except UserError as error:
             bad.append({"line": record.line, "problem": str(error), "raw": record.raw})
         else:
             examples.append(example)
             columns.append(own)
     return examples, columns, bad
-
-
-def _check_characters(values: Columns, place: str) -> None:
-    """
-    Raises:
-        UserError: a string can't be written in UTF-8.
-    """
-    for name, value in values.items():
-        try:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise UserError(f"{place}: half a character (a lone surrogate) in '{name}'") from None
 
 
 def _identity_of(input: Path) -> list[Any]:

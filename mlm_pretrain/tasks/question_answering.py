@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,11 +20,10 @@ from mlm_pretrain.tasks.adapter import (
     Feature,
     Prediction,
     TaskAdapter,
-    column,
     cross_entropy_sum,
     probabilities,
-    text_column,
 )
+from mlm_pretrain.tasks.columns import column, text_column
 from mlm_pretrain.tasks.squad import exact_match, placed, read_answers, squad_scores
 from mlm_pretrain.telemetry import warn
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
@@ -95,14 +94,21 @@ class QuestionAnswering(TaskAdapter):
             "place": place,
         }
         if labelled:
-            place = f"{place}: {task.answers_column}"
+            name, given = task.answers_column, column(row, "answers_column", task, place)
             found = [
-                placed(text, start, example["context"], place)
-                for text, start in read_answers(column(row, "answers_column", task, example["place"]), place)
+                placed(text, start, example["context"], name, place) for text, start in read_answers(given, name, place)
             ]
             example["answers"] = [answer for answer, _ in found]
-            example["moved"] = any(moved for _, moved in found)
+            if any(moved for _, moved in found):
+                example["moved"] = True
         return example
+
+    @classmethod
+    def review(cls, examples: Sequence[Example]) -> None:
+        moved = [example["place"] for example in examples if example.pop("moved", False)]
+        if moved:
+            first = f"{moved[0]}: the answer doesn't stand at its answer_start, and is taken where it stands"
+            warn(f"{first}; so in {len(moved)} of the rows")
 
     @classmethod
     def text_of(cls, example: Example) -> str:
@@ -113,16 +119,10 @@ class QuestionAnswering(TaskAdapter):
         return str(example["context"])  # a context that was trained on is half an answer
 
     @classmethod
-    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
+    def label_names(cls, train: Sequence[Example], task: TaskConfig) -> list[str]:
         """The head's two outputs a token."""
         if not any(example["answers"] for example in train):
             raise UserError(f"{train[0]['place']}: no training question has an answer; there is nothing to learn")
-        moved = [example["place"] for example in (*train, *others) if example.get("moved")]
-        if moved:
-            warn(
-                f"{moved[0]}: the answer doesn't stand at its answer_start, and is taken where it stands; so in "
-                f"{len(moved)} of the rows"
-            )
         return ["start", "end"]
 
     def learn(self, train: Sequence[Example]) -> None:
@@ -169,6 +169,7 @@ class QuestionAnswering(TaskAdapter):
         return logits.masked_fill(batch["attention_mask"].unsqueeze(-1) == 0, -torch.inf)
 
     def mark(self, model: torch.nn.Module) -> None:
+        super().mark(model)
         for name in MARKS:
             setattr(model.config, name, getattr(self, name))
 
@@ -198,11 +199,13 @@ class QuestionAnswering(TaskAdapter):
             for example, found, none in zip(examples, spans, missing, strict=True)
         ]
 
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+    @classmethod
+    def majority(cls, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """No answer to every question, as nothing can be said without the context."""
         return [_prediction("", 0, 0, 1.0) for _ in examples]
 
-    def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    @classmethod
+    def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """`f1` and `exact_match` of SQuAD, between 0 and 1."""
         return squad_scores([prediction["answer"] for prediction in predictions], list(map(_texts, examples)))
 

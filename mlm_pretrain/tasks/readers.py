@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io import formats
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Records, Words
+from mlm_pretrain.io.tally import REASONS
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
+from mlm_pretrain.tasks.examples import Examples, Row
+from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.telemetry import say
-
-Row = tuple[dict[str, Any], str]
-"""The columns, and the place."""
 
 
 def read_examples(file: str | Path, adapter: type[TaskAdapter], task: TaskConfig) -> list[Example]:
@@ -33,11 +32,10 @@ def read_examples(file: str | Path, adapter: type[TaskAdapter], task: TaskConfig
     Raises:
         UserError: with file and line, for whatever can't be read.
     """
-    examples = [adapter.make_example(row, task, place) for row, place in read_rows(file, task, adapter.reads_conll)]
-    if not examples:
-        raise UserError(f"{file}: no examples in it; give a file with labelled rows")
-    adapter.review(examples)
-    return examples
+    examples = Examples(adapter, task)
+    examples.read("data", read_rows(file, task, adapter.reads_conll), str(file))
+    examples.settle()
+    return examples.splits["data"]
 
 
 def read_rows(file: str | Path, task: TaskConfig, conll: bool = False) -> Iterator[Row]:
@@ -59,8 +57,9 @@ def read_rows(file: str | Path, task: TaskConfig, conll: bool = False) -> Iterat
     words = Words(task.conll_columns, task.tokens_column, task.tags_column) if conll else None
     records = Records(file, Reading.of(task), words=words)
     for record in records:
-        if record.problem is not None:
-            raise UserError(record.problem)
-        if record.dropped is None:
+        if record.problem is not None and record.dropped is not None:
+            problem = record.problem.removeprefix(f"{record.place}: ")
+            yield BadExample(record.place, problem, REASONS.get(record.dropped, record.dropped)), record.place
+        elif record.dropped is None:
             yield record.row, record.place
     say(str(records.tally))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
+from mlm_pretrain.tasks.labels import is_gap
 from mlm_pretrain.tasks.sequence import SequenceTask, texts_of
+from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 
@@ -28,21 +30,23 @@ class Regression(SequenceTask):
 
     @classmethod
     def read_label(cls, value: Any, task: TaskConfig, place: str) -> float:
-        problem = f"{place}: {task.label_column} is {value!r}; "
+        problem = f"{task.label_column} is {value!r:.80}; "
         if isinstance(value, list):
-            raise UserError(f"{problem}several labels a text are task: multi_label_classification")
+            remedy = "several labels a text are task: multi_label_classification"
+            raise BadExample(place, problem + remedy, "the label is a list")
+        reason = "no label" if is_gap(value) else "the label is no number"
         try:
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise ValueError
             number = float(value)
         except (ValueError, OverflowError):
-            raise UserError(f"{problem}a number is needed; names are task: classification") from None
+            raise BadExample(place, f"{problem}a number is needed; names are task: classification", reason) from None
         if not math.isfinite(number):
-            raise UserError(f"{problem}a finite number is needed")
+            raise BadExample(place, f"{problem}a finite number is needed", reason)
         return number
 
     @classmethod
-    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
+    def label_names(cls, train: Sequence[Example], task: TaskConfig) -> list[str]:
         first = train[0]
         if all(example["label"] == first["label"] for example in train):
             raise UserError(f"{first['place']}: every training label is {first['label']:g}; there is nothing to learn")
@@ -68,12 +72,14 @@ class Regression(SequenceTask):
         """`score`, the number."""
         return [{"score": float(row[0])} for row in logits]
 
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+    @classmethod
+    def majority(cls, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """The mean of the training set."""
         mean = statistics.fmean(example["label"] for example in train)
         return [{"score": mean} for _ in examples]
 
-    def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    @classmethod
+    def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """As `RegressionMetric`."""
         from mlm_pretrain.tasks.metrics import RegressionMetric
 

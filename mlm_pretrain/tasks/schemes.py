@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.unusable import BadExample
 
 Scheme = Literal["BIO", "IOB1", "BIOES"]
 Entity = tuple[str, int, int]
 """Type, first and last word (or token)."""
 
+UNNAMED = "entity"
+"""The type of entities whose tags name none."""
+_UNTYPED = frozenset("BIESLUWM")
 _TAG = re.compile(r"O|[BIESLUWM]-.+")
 _LETTERS = {"L": "E", "U": "S", "W": "S", "M": "I"}
 
@@ -23,16 +26,24 @@ def is_tag(tag: str) -> bool:
     return _TAG.fullmatch(tag) is not None
 
 
-def check_tag(tag: str, place: str) -> None:
-    """
+def typed(tag: str, place: str, number: int) -> str:
+    """A tag of any scheme; one without a type (B or I alone, in data with one kind of entity) gets `UNNAMED`.
+
+    Args:
+        place, number: of the sentence, and of the word in it from 1.
+
     Raises:
-        UserError: the tag is of no scheme.
+        BadExample: the tag is of no scheme.
     """
+    if tag in _UNTYPED:
+        return f"{tag}-{UNNAMED}"
     if not is_tag(tag):
-        raise UserError(
-            f"{place}: '{tag}' is not a tag of entities; allowed are O, and B-, I-, E- or S- before the type "
+        problem = (
+            f"'{tag}' is not a tag of entities; allowed are O, and B-, I-, E- or S- before the type "
             "(task: tagging takes any labels)"
         )
+        raise BadExample(place, problem, "a tag of no scheme", f"word {number}")
+    return tag
 
 
 def canonical(tag: str) -> str:

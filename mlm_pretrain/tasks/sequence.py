@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import quiet
-from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter, column, pad, text_column
+from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter, pad
+from mlm_pretrain.tasks.columns import column, text_column
 from mlm_pretrain.training.loss import Batch
 
 TEMPERATURE = "calibration_temperature"
@@ -41,9 +41,14 @@ class SequenceTask(TaskAdapter):
         """The value of the label column as examples have it.
 
         Raises:
-            UserError: it isn't what this task learns.
+            BadExample: it isn't what this task learns.
         """
         raise NotImplementedError
+
+    @classmethod
+    def label_of(cls, row: dict[str, Any], task: TaskConfig, place: str) -> Any:
+        """What a row is labelled with, from whichever columns it stands in."""
+        return cls.read_label(column(row, "label_column", task, place), task, place)
 
     def target(self, example: Example) -> Any:
         """What the loss takes for `labels`: a number, or an array of them; -100 for an example without label."""
@@ -60,7 +65,7 @@ class SequenceTask(TaskAdapter):
         if task.text_pair_column is not None:
             example["text_pair"] = text_column(row, "text_pair_column", task, place)
         if labelled:
-            example["label"] = cls.read_label(column(row, "label_column", task, place), task, place)
+            example["label"] = cls.label_of(row, task, place)
         return example
 
     @classmethod
@@ -74,10 +79,6 @@ class SequenceTask(TaskAdapter):
             name = (config.architectures or [""])[0]
             return name.endswith(cls.architecture) and cls.problem_type == "regression"
         return super().serves(config)
-
-    def learn(self, train: Sequence[Example]) -> None:
-        if self.task is not None and self.task.class_weight is not None:
-            raise UserError(f"task '{self.task.name}': class_weight goes with task: classification")
 
     def encode(self, examples: Sequence[Example]) -> list[Feature]:
         with quiet():  # its warning about long texts: they are cut below
@@ -102,6 +103,7 @@ class SequenceTask(TaskAdapter):
         return {**pad(rows, self.tokenizer), "labels": labels}
 
     def mark(self, model: torch.nn.Module) -> None:
+        super().mark(model)
         # The encoder may be another task's model, whose temperature is not this one's.
         vars(model.config).pop(TEMPERATURE, None)
         setattr(model.config, PAIRS, self.task is not None and self.task.text_pair_column is not None)
@@ -118,8 +120,3 @@ class SequenceTask(TaskAdapter):
 def texts_of(example: Example) -> dict[str, str]:
     """`text` and, of a pair, `text_pair`."""
     return {name: example[name] for name in ("text", "text_pair") if name in example}
-
-
-def whole_number(value: Any) -> Any:
-    """Floats without a fraction as integers: what a table with gaps makes of class numbers."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.labels import whole_number
 from mlm_pretrain.tasks.schemes import Entity, tags_of
+from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.tasks.words import Span
 
 LABELS = ("label", "type", "entity_group", "entity")
@@ -33,32 +34,38 @@ def read_spans(value: Any, text: str, column: str, place: str) -> list[Given]:
             three lists (a nested feature of `datasets`).
 
     Raises:
-        UserError: something else, or a span outside the text.
+        BadExample: something else, or a span outside the text.
     """
+    problem = f"{column} must be a list of {{start, end, label}}; [] where there is no entity"
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{place}: {column} is not valid JSON ({error.msg}); [] where there is no entity") from None
-    if isinstance(value, dict):
+        except (ValueError, RecursionError):
+            raise BadExample(place, f"{column} is not valid JSON; [] where there is no entity", "no entities") from None
+    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
+        if len(set(map(len, value.values()))) > 1:
+            raise BadExample(place, f"the lists in {column} differ in length", "entities of uneven lists")
         value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
     if not isinstance(value, list):
-        raise UserError(f"{place}: {column} must be a list of {{start, end, label}}; [] where there is no entity")
+        raise BadExample(place, problem, "no entities")
     spans = [_read_span(item, text, column, place) for item in value]
     return sorted(spans, key=lambda span: (span.start, -span.end))
 
 
 def _read_span(item: Any, text: str, column: str, place: str) -> Given:
+    shown = f"{item!r:.80} in {column}; "
     if isinstance(item, dict):
         item = [item.get("start"), item.get("end"), next((item[name] for name in LABELS if name in item), None)]
     if not isinstance(item, list | tuple) or len(item) != 3:
-        raise UserError(f"{place}: {item!r} in {column}; an entity is {{start, end, label}} or [start, end, label]")
-    start, end, label = item
+        problem = f"{shown}an entity is {{start, end, label}} or [start, end, label]"
+        raise BadExample(place, problem, "a malformed entity")
+    start, end, label = map(whole_number, item)
     if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label.strip():
-        raise UserError(f"{place}: {item!r} in {column}; start and end are characters, counted from 0, label is a name")
+        problem = f"{shown}start and end are characters, counted from 0, label is a name"
+        raise BadExample(place, problem, "a malformed entity")
     if not 0 <= start < end <= len(text) or not text[start:end].strip():
         problem = "holds no text" if 0 <= start <= end <= len(text) else f"isn't in the text of {len(text)} characters"
-        raise UserError(f"{place}: {Given(start, end, label)} in {column} {problem}")
+        raise BadExample(place, f"{Given(start, end, label)} in {column} {problem}", "an entity that isn't in the text")
     return Given(start, end, label)
 
 
@@ -69,7 +76,7 @@ def outermost(spans: Sequence[Given], place: str) -> tuple[list[Given], list[str
         spans: as `read_spans` orders them.
 
     Raises:
-        UserError: two overlap, and neither holds the other.
+        BadExample: two overlap, and neither holds the other.
     """
     kept: list[Given] = []
     notes = []
@@ -80,7 +87,8 @@ def outermost(spans: Sequence[Given], place: str) -> tuple[list[Given], list[str
         elif span.end <= outer.end:
             notes.append(f"{span} in {outer}")
         else:
-            raise UserError(f"{place}: {outer} and {span} overlap; a word can have one label, so leave one of them out")
+            problem = f"{outer} and {span} overlap; a word can have one label, so leave one of them out"
+            raise BadExample(place, problem, "entities that overlap")
     return kept, notes
 
 

@@ -13,23 +13,26 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.tasks.labels import whole_number
+from mlm_pretrain.tasks.unusable import BadExample
 
+ABSENT = "an answer that isn't in its context"
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def read_answers(value: Any, place: str) -> list[tuple[str, int]]:
+def read_answers(value: Any, column: str, place: str) -> list[tuple[str, int]]:
     """The texts and starts of a row's answers: the Hub's `{"text": [...], "answer_start": [...]}` or a list of records.
 
     Raises:
-        UserError: it is neither, nor JSON of either.
+        BadExample: it is neither, nor JSON of either.
     """
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
-            raise UserError(f'{place} is {value!r:.80}; write {{"text": [], "answer_start": []}} as JSON') from None
+        except (ValueError, RecursionError):
+            problem = f'{column} is {value!r:.80}; write {{"text": [], "answer_start": []}} as JSON'
+            raise BadExample(place, problem, "malformed answers") from None
     if isinstance(value, dict) and all(isinstance(value.get(key), list) for key in ("text", "answer_start")):
         pairs = list(zip(value["text"], value["answer_start"], strict=False))
         uneven = len(value["text"]) != len(value["answer_start"])
@@ -37,25 +40,26 @@ def read_answers(value: Any, place: str) -> list[tuple[str, int]]:
         pairs, uneven = [(answer.get("text"), answer.get("answer_start")) for answer in value], False
     else:
         pairs, uneven = [], True
+    pairs = [(text, whole_number(start)) for text, start in pairs]
     if uneven or not all(isinstance(text, str) and text.strip() and type(start) is int for text, start in pairs):
-        raise UserError(
-            f'{place} is {value!r:.80}; it must be {{"text": [...], "answer_start": [...]}}, both of one length'
-        )
+        problem = f'{column} is {value!r:.80}; it must be {{"text": [...], "answer_start": [...]}}, both of one length'
+        raise BadExample(place, problem, "malformed answers")
     return pairs
 
 
-def placed(text: str, start: int, context: str, place: str) -> tuple[dict[str, Any], bool]:
+def placed(text: str, start: int, context: str, column: str, place: str) -> tuple[dict[str, Any], bool]:
     """An answer where it stands in its context, without whitespace around, and whether that is elsewhere.
 
     Raises:
-        UserError: it stands nowhere, or in several places.
+        BadExample: it stands nowhere, or in several places.
     """
     moved = start < 0 or not context.startswith(text, start)
     if moved:
         count = sum(context.startswith(text, position) for position in range(len(context)))
         if count != 1:
             where = "nowhere in the context" if not count else f"{count} times elsewhere"
-            raise UserError(f"{place}: '{text}' doesn't stand at answer_start {start}, but {where}; mend answer_start")
+            problem = f"{column}: '{text}' doesn't stand at answer_start {start}, but {where}"
+            raise BadExample(place, problem, "an answer that is several times in its context" if count else ABSENT)
         start = context.index(text)
     begin = start + len(text) - len(text.lstrip())
     return {"text": text.strip(), "start": begin}, moved

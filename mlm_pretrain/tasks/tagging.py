@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,6 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
 from mlm_pretrain.tasks.ner import tags_entities
 from mlm_pretrain.tasks.word_labelling import WordLabelling, commonest_labels, context, text_and_spans
-from mlm_pretrain.telemetry import warn
 
 
 @TASKS.register("tagging")
@@ -24,18 +23,17 @@ class Tagging(WordLabelling):
     metric: ClassVar[str] = "accuracy"
 
     @classmethod
-    def label_names(cls, train: Sequence[Example], others: Iterable[Example], task: TaskConfig) -> list[str]:
-        """The labels of the training set by the alphabet; one that only validation or test have counts as missed."""
+    def labels_in(cls, example: Example) -> list[str]:
+        return list(example["tags"])
+
+    @classmethod
+    def label_names(cls, train: Sequence[Example], task: TaskConfig) -> list[str]:
+        """The labels of the training set by the alphabet."""
         names = {tag for example in train for tag in example["tags"]}
         if len(names) < 2:
             raise UserError(
                 f"{train[0]['place']}: every training tag is '{next(iter(names), '')}'; two labels are needed"
             )
-        told: set[str] = set()
-        for example in others:
-            for name in sorted(set(example["tags"]) - names - told):
-                told.add(name)
-                warn(f"{example['place']}: no training example has the label '{name}', so it counts as missed")
         return sorted(names)
 
     @classmethod
@@ -62,14 +60,16 @@ class Tagging(WordLabelling):
             ]
         }
 
-    def majority(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
+    @classmethod
+    def majority(cls, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """Every word gets the label that it has most often in the training set, an unseen word the commonest of all."""
         by_word = commonest_labels(train)
         counts = Counter(tag for example in train for tag in example["tags"])
         of_all = min(counts, key=lambda tag: (-counts[tag], tag))
         return [{"tags": [by_word.get(word, of_all) for word in example["tokens"]]} for example in examples]
 
-    def metrics(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    @classmethod
+    def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """`accuracy` and `macro_f1` over all words."""
         from mlm_pretrain.tasks.metrics import ClassificationMetric
 

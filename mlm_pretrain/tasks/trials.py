@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig, fingerprint
-from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import read_json, write_folder, write_json, write_text
 from mlm_pretrain.models.loading import Checkpoint, new_model, quiet
 from mlm_pretrain.tasks.adaptation import Adaptation, adapt
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.tasks.data import LabelledData, complete, first_examples, read_splits
+from mlm_pretrain.tasks.data import LabelledData, first_examples
 from mlm_pretrain.tasks.encoder import (
     load_config,
     load_model,
@@ -31,7 +31,7 @@ from mlm_pretrain.tasks.encoder import (
 )
 from mlm_pretrain.tasks.fit import REMEDY, Fit, Progress
 from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.materials import read_materials
 from mlm_pretrain.telemetry import say, world_size
 from mlm_pretrain.training.bad_loss import Diverged, first_not_finite, first_not_finite_in
 from mlm_pretrain.training.device import make_accelerator
@@ -53,6 +53,8 @@ class Setup:
     work: Path
     """What runs have come to, until all are done."""
     metric: str
+    dropped: dict[str, dict[str, int]]
+    """By split and reason, the rows that couldn't be used."""
     states: dict[int, object] = field(default_factory=dict)
     """encoder: frozen: the features of all rows so far, which don't depend on the seed."""
 
@@ -93,11 +95,8 @@ class Run:
 def prepare(task: TaskConfig, encoder: Checkpoint, held_out_fraction: float, work: Path) -> Setup:
     if world_size() > 1:
         raise UserError("finetune: runs on one process for now; start it without accelerate launch")
-    adapter_class = TASKS[task.task]
-    splits = read_splits(task, adapter_class, held_out_fraction)
-    others = [*(splits.validation or ()), *(splits.test or ())]
-    labels = adapter_class.label_names(splits.train, others, task)
-    data = complete(splits, task, adapter_class)
+    materials = read_materials(task, held_out_fraction)
+    adapter_class, data, labels = materials.adapter, materials.data, materials.labels
     if data.test_is_validation:
         say(f"{task.name}: no test set, so the scores are those on validation")
     config = load_config(encoder, labels, adapter_class.problem_type, task.config)
@@ -107,20 +106,8 @@ def prepare(task: TaskConfig, encoder: Checkpoint, held_out_fraction: float, wor
     adapter.learn(data.train)
     features = {"train": adapter.encode(data.train), "validation": adapter.encode(data.validation)}
     features["test"] = features["validation"] if data.test_is_validation else adapter.encode(data.test)
-    metric = _metric(task, adapter, data)
-    return Setup(task, encoder, config, adapter, data, features, make_accelerator(task), work, metric)
-
-
-def _metric(task: TaskConfig, adapter: TaskAdapter, data: LabelledData) -> str:
-    """The figure that chooses models: the config's, looked for before anything is trained, or the task's own."""
-    metric = task.metric_for_best_model
-    if metric is None:
-        return adapter.metric
-    baseline = adapter.metrics(data.validation, adapter.majority(data.train, data.validation))
-    names = sorted(name for name, value in baseline.items() if isinstance(value, int | float))
-    if metric not in names:
-        raise UserError(f"task '{task.name}': metric_for_best_model: no '{metric}'{nearest(metric, names)}")
-    return metric
+    accelerator, metric, dropped = make_accelerator(task), materials.metric, materials.dropped
+    return Setup(task, encoder, config, adapter, data, features, accelerator, work, metric, dropped)
 
 
 def share_of_train(setup: Setup, fraction: float) -> list[Feature]:

@@ -12,14 +12,10 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adapter import (
-    Example,
-    Feature,
-    TaskAdapter,
-    column,
-    probabilities,
-    text_column,
-)
+from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter, probabilities
+from mlm_pretrain.tasks.columns import column, text_column
+from mlm_pretrain.tasks.labels import is_gap, read_list
+from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.tasks.windows import Windows, tokens_of_words
 from mlm_pretrain.tasks.words import Span, join_words, split_words
 from mlm_pretrain.training.loss import IGNORE_INDEX
@@ -86,7 +82,11 @@ class WordLabelling(TaskAdapter):
         tokens = strings(column(row, "tokens_column", task, place), task.tokens_column, place)
         tags = strings(column(row, "tags_column", task, place), task.tags_column, place)
         if len(tokens) != len(tags):
-            raise UserError(f"{place}: {len(tokens)} {task.tokens_column} but {len(tags)} {task.tags_column}")
+            problem = f"{len(tokens)} {task.tokens_column} but {len(tags)} {task.tags_column}"
+            raise BadExample(place, problem, "words and tags differ in number")
+        if not all(map(str.strip, tags)):
+            number = [bool(tag.strip()) for tag in tags].index(False) + 1
+            raise BadExample(place, f"no label in {task.tags_column}", "a word without a label", f"word {number}")
         return {"tokens": tokens, "tags": tags, "place": place}
 
     @classmethod
@@ -186,15 +186,17 @@ def commonest_labels(train: Sequence[Example]) -> dict[str, str]:
 
 
 def strings(value: Any, name: str, place: str) -> list[str]:
-    """A column of words or labels: a list, or (in csv) a string with blanks between.
+    """A column of words or labels: a list, or (in csv) a string with blanks between, or a list of strings in quotes.
 
     Raises:
-        UserError: something else.
+        BadExample: something else.
     """
     if isinstance(value, str):
-        value = [part for part in value.split(" ") if part]
+        given = read_list(value) if "'" in value or '"' in value else None
+        value = [part for part in value.split(" ") if part] if given is None else given
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UserError(f"{place}: {name} must be a list of strings, or a string with blanks between them")
+        problem = f"{name} must be a list of strings, or a string with blanks between them"
+        raise BadExample(place, problem, f"no {name}" if is_gap(value) else f"{name} is no list of strings")
     return value
 
 

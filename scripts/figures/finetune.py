@@ -51,7 +51,7 @@ def data_of(task: TaskConfig) -> tuple[LabelledData, list[str]]:
     """The examples of a set, and its labels."""
     kind = TASKS[task.task]
     splits = read_splits(task, kind, held_out_fraction=0.03)
-    labels = kind.label_names(splits.train, [*(splits.validation or ()), *(splits.test or ())], task)
+    labels = kind.label_names(splits.train, task)
     return complete(splits, task, kind), labels
 
 

@@ -123,9 +123,8 @@ def test_weights_that_make_no_sense(bpe: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match="class_weight: every training example weighs 0"):
         weighted({"bad": 0.0, "good": 0.0}, bpe)
     for task in ("regression", "multi_label_classification"):
-        adapter = TASKS[task](["score"], bpe, 16, task=config(task, class_weight="balanced"))
         with pytest.raises(UserError, match="class_weight goes with task: classification"):
-            adapter.learn([{"text": "", "label": 1.0}])
+            TASKS[task].check([{"text": "", "label": 1.0}], ["score"], config(task, class_weight="balanced"))
 
 
 def test_examples_without_labels_have_no_loss(bpe: PreTrainedTokenizerFast, encoder: Path) -> None:

@@ -13,13 +13,13 @@ from mlm_pretrain.tasks.schemes import (
     Entity,
     Scheme,
     breaks,
-    check_tag,
     convert,
     entities_of,
     is_tag,
     scheme_of,
     spread,
     tags_of,
+    typed,
     valid_iob2,
 )
 
@@ -106,5 +106,5 @@ def test_tokens_of_words_follow_the_scheme(
 
 @pytest.mark.parametrize("tag", ["", "o", "PER", "B-", "B_PER", "X-PER", "-", "NN"])
 def test_other_tags_are_refused(tag: str) -> None:
-    with pytest.raises(UserError, match=r"f:1: '.*' is not a tag of entities; allowed are O, and B-"):
-        check_tag(tag, "f:1")
+    with pytest.raises(UserError, match=r"f:1, word 1: '.*' is not a tag of entities; allowed are O, and B-"):
+        typed(tag, "f:1", 1)

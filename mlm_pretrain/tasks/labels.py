@@ -1,0 +1,86 @@
+"""Labels as tables have them (gaps, floats that are whole numbers, lists in text), and their names in order."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from mlm_pretrain.telemetry import warn
+
+GAPS = ("nan", "NaN", "<NA>")
+"""What pandas writes where a column has nothing."""
+NAMED = 5
+"""So many labels are named in a line."""
+
+_WHOLE = re.compile(r"(-?\d{1,18})\.0+")
+_FRACTION = re.compile(r"-?\d+\.\d+")
+_INTEGER = re.compile(r"-?\d{1,18}")
+_QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_ITEM = rf"(?:{_QUOTED}|-?\d+(?:\.\d*)?)"
+# With commas as Python and JSON print it, without as NumPy does.
+_LIST = re.compile(rf"\[\s*(?:{_ITEM}(?:(?:\s*,\s*|\s+){_ITEM})*)?\s*\]")
+
+
+def is_gap(value: Any) -> bool:
+    """Whether a cell is empty: nothing, a float that is no number, or what either is in a text file."""
+    if isinstance(value, str):
+        return not value.strip() or value in GAPS
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def whole_number(value: Any) -> Any:
+    """Floats without a fraction as integers: what a table with gaps makes of class numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def read_list(text: str) -> list[Any] | None:
+    """A list as Python, JSON or NumPy prints it; None where the text is none."""
+    if not _LIST.fullmatch(text.strip()):
+        return None
+    return [ast.literal_eval(item) for item in re.findall(_ITEM, text)]
+
+
+def whole_names(names: Collection[str], known: Collection[str] = ()) -> dict[str, str]:
+    """The names that are whole numbers written as floats (`1.0`), and the integers that they are.
+
+    Where a number with a fraction is among the names (versions, say), they are names as they stand.
+
+    Args:
+        names: of all splits.
+        known: those that a model has; they stay.
+    """
+    wholes = {name: match[1] for name in names if (match := _WHOLE.fullmatch(name)) and name not in known}
+    if any(_FRACTION.fullmatch(name) and not _WHOLE.fullmatch(name) for name in (*names, *known)):
+        return {}
+    return wholes
+
+
+def are_fractions(names: Collection[str]) -> bool:
+    """Whether names, as a csv file gives them, are all numbers with a decimal point."""
+    return all(map(_FRACTION.fullmatch, names))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class names: integers by value, others by the alphabet."""
+    names = sorted(set(names))
+    return sorted(names, key=int) if all(map(_INTEGER.fullmatch, names)) else names
+
+
+def warn_of_unseen(task: str, learnt: Collection[str], counts: Counter[str]) -> None:
+    """One line on the labels that a model can't have learnt; in scores they count as missed.
+
+    Args:
+        task: named first in the line.
+        learnt: the labels of the training set, or of a finished model.
+        counts: how often each label occurs where the model is scored.
+    """
+    unseen = sorted((name for name in counts if name not in learnt), key=lambda name: (-counts[name], name))
+    if unseen:
+        named = ", ".join(f"'{name}' ({counts[name]:,})" for name in unseen[:NAMED])
+        more = f" and {len(unseen) - NAMED:,} more" if len(unseen) > NAMED else ""
+        plural = "labels are" if len(unseen) > 1 else "label is"
+        warn(f"{task}: {len(unseen):,} {plural} unknown to the model, and counted as missed: {named}{more}")

@@ -1,0 +1,56 @@
+"""What a task learns from, read and looked at before there is any model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.tasks.adapter import TaskAdapter
+from mlm_pretrain.tasks.data import LabelledData, complete, read_splits
+from mlm_pretrain.tasks.labels import warn_of_unseen
+from mlm_pretrain.tasks.registered import TASKS
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The labelled data of a task, and what follows from it."""
+
+    adapter: type[TaskAdapter]
+    data: LabelledData
+    labels: list[str]
+    """Of the model's outputs, in their order."""
+    metric: str
+    """The name of the score that chooses models."""
+    dropped: dict[str, dict[str, int]]
+    """By split and reason, the rows that couldn't be used."""
+
+
+def read_materials(task: TaskConfig, held_out_fraction: float) -> Materials:
+    """Read a task's data and check that the recipe goes with it.
+
+    Raises:
+        UserError: with the place, for whatever is missing, malformed, or no data to learn from.
+    """
+    adapter = TASKS[task.task]
+    splits = read_splits(task, adapter, held_out_fraction)
+    labels = adapter.label_names(splits.train, task)
+    data = complete(splits, task, adapter)
+    adapter.check(data.train, labels, task)
+    learnt = {name for example in data.train for name in adapter.labels_in(example)}
+    scored = data.validation if data.test_is_validation else [*data.validation, *data.test]
+    warn_of_unseen(task.name, learnt, Counter(name for example in scored for name in adapter.labels_in(example)))
+    return Materials(adapter, data, labels, _metric(task, adapter, data), splits.dropped)
+
+
+def _metric(task: TaskConfig, adapter: type[TaskAdapter], data: LabelledData) -> str:
+    """The score that chooses models: the config's, looked for before anything is trained, or the task's own."""
+    metric = task.metric_for_best_model
+    if metric is None:
+        return adapter.metric
+    baseline = adapter.metrics(data.validation, adapter.majority(data.train, data.validation))
+    names = sorted(name for name, value in baseline.items() if isinstance(value, int | float))
+    if metric not in names:
+        raise UserError(f"task '{task.name}': metric_for_best_model: no '{metric}'{nearest(metric, names)}")
+    return metric
