@@ -48,7 +48,11 @@ def characters(data: Bytes, file: str | Path, encoding: str, at_start: bool = Tr
     """
     if codecs.lookup(encoding).name in {"utf-8", "utf-8-sig"}:
         if at_start:
-            _refuse_wide_characters(data.peek(_LOOKED_AT)[:_LOOKED_AT], file)
+            try:
+                _refuse_wide_characters(data.peek(_LOOKED_AT)[:_LOOKED_AT], file)
+            except BaseException:
+                data.close()
+                raise
         encoding = "utf-8-sig" if at_start else "utf-8"
     return io.TextIOWrapper(data, encoding=encoding, errors=_MARKING, newline="" if keep_ends else None)
 

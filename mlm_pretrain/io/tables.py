@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io import lines as text_lines
-from mlm_pretrain.io.lines import UNDECODABLE, problem_of, without_mark
+from mlm_pretrain.io.lines import UNDECODABLE, dropped_for, problem_of, without_mark
 from mlm_pretrain.io.reading import Reading
 
 HEADER = "header"
@@ -94,6 +94,7 @@ class Table:
             raise UserError(found[1])
         self._width = len(row.fields)
         self._raw_header = row.fields
+        self._has_blanks = self._delimiter == "\t" or any(field.startswith(" ") for field in row.fields[1:])
         return _distinct(row.fields)
 
     # -- the rows
@@ -119,7 +120,7 @@ class Table:
 
     def _uneven(self, row: Row) -> Row:
         problem = f"{len(row.fields)} fields, but the header names {self._width} columns"
-        return row._replace(dropped=UNDECODABLE, problem=problem)
+        return row._replace(dropped=dropped_for("".join(row.lines)) or UNDECODABLE, problem=problem)
 
     def _decided(self, row: Row) -> Row:
         """A row that looks wrong with its quotes as quoting, in a table that shows nothing about them.
@@ -174,8 +175,13 @@ class Table:
         """Whether (nearly) each line of a record over several lines has all columns by itself."""
         if len(row.lines) < 2 or self._width < 2:
             return False
-        whole = sum(line.count(self._delimiter) == self._width - 1 for line in row.lines)
-        return whole >= 0.9 * len(row.lines)
+        return sum(map(self._is_whole, row.lines)) >= 0.9 * len(row.lines)
+
+    def _is_whole(self, line: str) -> bool:
+        """Whether a line has all columns by itself; a comma with a blank after it is rather one of a sentence."""
+        fields = self._split(line)
+        in_prose = not self._has_blanks and any(field.startswith(" ") for field in fields[1:])
+        return len(fields) == self._width and not in_prose
 
     def _judge(self, sample: list[str]) -> _Quotes:
         """Read the table's beginning both ways, and compare the bad lines."""
@@ -184,17 +190,18 @@ class Table:
         lines = _Lines(iter(sample))
         is_cut = sum(map(len, sample)) >= SAMPLE
         rows = self._records(lines, literal=False)
-        next(rows, None)  # the header
+        header = next(rows, None)
+        if header is not None and _begins_with_quote(self._split(header.lines[0])):
+            return _Quotes.QUOTING  # as writers that quote every string leave it
         for row in rows:
             if is_cut and lines.reached_end:
                 break  # how the last one continues is not known
-            literal = [self._split(line) for line in row.lines]
-            if literal == [row.fields]:
+            if len(row.lines) == 1 and self._split(row.lines[0]) == row.fields:
                 continue
             is_bad = bool(row.problem) or len(row.fields) != self._width
             hard |= is_bad
             as_quoting += len(row.lines) if is_bad or self._is_suspicious(row) else 0
-            as_characters += sum(len(fields) != self._width for fields in literal)
+            as_characters += sum(not self._is_whole(line) for line in row.lines)
         if as_quoting > as_characters:
             return _Quotes.CHARACTERS if hard or self._tabs_decide else _Quotes.UNSURE
         return _Quotes.QUOTING if as_characters else _Quotes.UNSURE
