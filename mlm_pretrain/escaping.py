@@ -143,8 +143,9 @@ def markdown(text: object) -> Markdown:
 def markdown_code(text: object) -> Markdown:
     """Text as code, also in a table's cell: blanks and all, with a longer fence where it holds backticks."""
     shown = visible(text) or " "
-    if "|" in shown:
-        # Renderers differ in how they read a bar behind a backslash; none of them splits a cell at a number.
+    if "|" in shown or "<" in shown:
+        # Renderers differ in how they read a bar after a backslash, and some look for HTML before they look for code;
+        # none of them takes a character's number for either.
         return Markdown(f"<code>{_PUNCTUATION.sub(lambda match: _entity(match[0]), shown)}</code>")
     fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
     # Where both ends are blank, Markdown takes one blank away from each.

@@ -9,6 +9,7 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.telemetry import figure
 
 
 def summary(run: RunDirectory) -> str:
@@ -17,8 +18,9 @@ def summary(run: RunDirectory) -> str:
     parts = [line] if (line := pretraining(results)) else []
     if heldout := results.get("heldout"):
         parts.append(
-            f"held-out masked language modelling: loss {heldout['loss']:.3f}, perplexity {heldout['perplexity']:.1f}, "
-            f"accuracy {heldout['accuracy']:.3f} on {heldout['masked_tokens']:,} tokens"
+            f"held-out masked language modelling: loss {figure(heldout['loss'])}, perplexity "
+            f"{figure(heldout['perplexity'], '.1f')}, accuracy {figure(heldout['accuracy'])} on "
+            f"{heldout['masked_tokens']:,} tokens"
         )
     if tasks := results.get("tasks"):
         header = ("task", "metric", "pretrained", "from random weights", "majority")
@@ -35,7 +37,7 @@ def summary(run: RunDirectory) -> str:
         parts.append(telemetry.table(rows, header))
         parts.extend(_curve(name, task) for name, task in tasks.items() if "learning_curve" in task)
     for guess in results.get("fill_mask", []):
-        words = ", ".join(f"{each['token']} ({each['score']:.2f})" for each in guess["predictions"])
+        words = ", ".join(f"{each['token']} ({figure(each['score'], '.2f')})" for each in guess["predictions"])
         parts.append(f"{guess['text']}  →  {words}")
     if seconds := results.get("seconds"):
         total = sum(seconds.values())
@@ -93,7 +95,5 @@ def _curve(name: str, task: dict[str, Any]) -> str:
 
 
 def _spread(task: dict[str, Any], key: str) -> str:
-    if key not in task:
-        return "–"
-    several = len(task.get(f"{key}_seeds", [])) > 1
-    return f"{task[key]:.3f}" + (f" ± {task[f'{key}_std']:.3f}" if several else "")
+    several = len(task.get(f"{key}_seeds") or []) > 1 and task.get(key) is not None
+    return figure(task.get(key)) + (f" ± {figure(task.get(f'{key}_std'))}" if several else "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -236,6 +237,11 @@ def progress(
         leave=None,  # bars inside another leave nothing behind
         **common,
     )
+
+
+def figure(value: float | None, form: str = ".3f") -> str:
+    """A number for readers; a dash for one that isn't there or isn't finite."""
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:

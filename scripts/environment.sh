@@ -12,7 +12,7 @@ if [ ! -x .venv/bin/python ]; then
     "${PYTHON:-python3}" -m venv .venv
 fi
 
-install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
+install() { .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check "$@"; }
 
 # The build of torch that pip's settings on this machine lead to: `2.13.0`, or one of its own, as `2.13.0+cpu`.
 torch_build() {

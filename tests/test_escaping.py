@@ -103,6 +103,11 @@ def test_an_error_is_one_harmless_line(message: str, name: str) -> None:
     assert is_harmless(said) and "\n" not in said
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_none_is_a_dash(value: float | None) -> None:
+    assert telemetry.figure(value) == "–" and telemetry.figure(0.25, ".1%") == "25.0%"
+
+
 def test_an_error_is_short_and_keeps_its_beginning_and_its_remedy() -> None:
     said = str(UserError(f"data.jsonl:7: label is '{'x' * 1_100_000}'; a label is a name"))
     assert len(said) <= escaping.LONGEST_LINE

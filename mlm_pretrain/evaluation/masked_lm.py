@@ -104,9 +104,9 @@ def format_figures(figures: dict[str, Any]) -> str:
 def _row(name: str, part: dict[str, Any]) -> tuple[str, ...]:
     return (
         name,
-        f"{part['loss']:.4f}",
-        f"{part['perplexity']:.2f}",
-        f"{part['accuracy']:.4f}",
-        f"{part['top5_accuracy']:.4f}",
+        telemetry.figure(part["loss"], ".4f"),
+        telemetry.figure(part["perplexity"], ".2f"),
+        telemetry.figure(part["accuracy"], ".4f"),
+        telemetry.figure(part["top5_accuracy"], ".4f"),
         f"{part['masked_tokens']:,}",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -25,7 +24,7 @@ from mlm_pretrain.tasks.examples import Examples
 from mlm_pretrain.tasks.finished import FinishedModel
 from mlm_pretrain.tasks.labels import warn_of_unseen
 from mlm_pretrain.tasks.readers import read_rows
-from mlm_pretrain.telemetry import progress, say, table, warn
+from mlm_pretrain.telemetry import figure, progress, say, table, warn
 
 CHUNK = 1024
 """Examples whose logits are in memory together."""
@@ -129,9 +128,7 @@ def describe(figures: Figures) -> str:
 
 
 def _figure(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return figure(value, ".4f") if value is None or isinstance(value, float) else str(value)
 
 
 def _task_config(model: FinishedModel, columns: Mapping[str, Any]) -> TaskConfig:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from mlm_pretrain.telemetry import figure as number
 from mlm_pretrain.telemetry import table
 from mlm_pretrain.text.vocabulary import ordinary_token_ids
 
@@ -69,10 +70,10 @@ def format_report(report: dict[str, Any]) -> str:
     """The report as a small table."""
 
     def share(key: str) -> str:
-        return "-" if report[key] is None else f"{report[key]:.2%}"
+        return number(report[key], ".2%")
 
     def figure(key: str) -> str:
-        return "-" if report[key] is None else f"{report[key]:.2f}"
+        return number(report[key], ".2f")
 
     rows = [
         ("vocabulary", f"{report['vocab_size']:,}"),
