@@ -26,7 +26,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import MANIFEST, file_digest
 from mlm_pretrain.io.locks import held
 from mlm_pretrain.io.paths import files_inside, inside
-from mlm_pretrain.io.whole import fsync, read_json, write_json
+from mlm_pretrain.io.whole import fsync, read_json, remove_leftovers, write_json
 from mlm_pretrain.stream.jobs import Meter, run_jobs
 from mlm_pretrain.stream.lanes import TextRows
 from mlm_pretrain.stream.pack import Block, Segmenter, least_chunk_bytes
@@ -152,6 +152,7 @@ def _make_room(folder: Path, settings: dict[str, Any]) -> None:
         remove_shards(folder)
     for left in list(files_inside(folder, "source-*/.lane-*.tmp")):
         left.unlink(missing_ok=True)
+    remove_leftovers(folder)
     write_json(folder / SETTINGS, settings)
     manifest = folder / MANIFEST
     if manifest.exists():

@@ -22,6 +22,7 @@ from mlm_pretrain.tasks.adapter import Example, TaskAdapter
 from mlm_pretrain.tasks.examples import Examples, Row
 from mlm_pretrain.tasks.readers import read_rows
 from mlm_pretrain.tasks.unusable import BadExample
+from mlm_pretrain.text.datasets_cache import settle_datasets_cache
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def _from_hub(task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction: f
 
 
 def _load_dataset(task: TaskConfig, split: str | None = None) -> Any:
+    settle_datasets_cache()
     try:
         return load_dataset(task.path, name=task.config_name, revision=task.revision, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:

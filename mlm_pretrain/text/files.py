@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import glob
-import hashlib
 import json
 import os
 from collections import Counter
@@ -22,6 +20,7 @@ from mlm_pretrain.io.parquet import open_parquet
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.tables import Table
 from mlm_pretrain.text import pieces, readers
+from mlm_pretrain.text.digests import digests
 from mlm_pretrain.text.pieces import Piece
 
 _TEXT = (
@@ -29,8 +28,6 @@ _TEXT = (
     *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
 )
 """Bytes too: older writers leave text without saying that it is text."""
-WHOLE = 64_000_000
-PART = 4_000_000
 
 
 def find_files(path: str | Sequence[str] | None) -> list[str]:
@@ -184,32 +181,13 @@ def documents_of(files: Iterable[str], document: str | None, encoding: str) -> d
 
 
 def fingerprint_files(files: Sequence[str]) -> list[dict[str, Any]]:
-    """Name (relative to the folder that all have in common), size in bytes and digest of each file.
-
-    The digest is SHA-256 of the whole file below 64 MB, and of the size and the first, the middle and the last
-    4 MB of a larger one.
-    """
+    """Name (relative to the folder that all have in common), size in bytes and SHA-256 of each file."""
     common = os.path.commonpath([Path(file).absolute().parent for file in files])
     return [
         {
             "name": Path(file).absolute().relative_to(common).as_posix(),
             "size": Path(file).stat().st_size,
-            "sha256": _digest(file, Path(file).stat().st_mtime_ns),
+            "sha256": digest,
         }
-        for file in files
+        for file, digest in zip(files, digests(files), strict=True)
     ]
-
-
-@functools.lru_cache(maxsize=100_000)
-def _digest(file: str, modified: int) -> str:
-    """`modified` makes the answer one for this state of the file; several stages ask."""
-    with errors_of(file), Path(file).open("rb") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        handle.seek(0)
-        if size < WHOLE:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-        digest = hashlib.sha256(str(size).encode())
-        for start in (0, (size - PART) // 2, size - PART):
-            handle.seek(start)
-            digest.update(handle.read(PART))
-        return digest.hexdigest()

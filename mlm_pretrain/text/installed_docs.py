@@ -19,7 +19,7 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,8 @@ from tqdm.auto import tqdm
 
 from mlm_pretrain.config import fingerprint
 from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.io.cache import cache_folder
+from mlm_pretrain.io.locks import UNSUPPORTED
 from mlm_pretrain.telemetry import progress
 from mlm_pretrain.text import docstrings
 
@@ -63,14 +65,14 @@ def extract(packages: Sequence[str] | None = None) -> Path:
 
     Returns:
         A Parquet file with the string columns `text`, `package` (top-level import name, or `stdlib`) and
-        `qualname` (dotted name of the documented module, class or function), in a fixed order. It stands in
-        `$MLM_PRETRAIN_CACHE`, by default `mlm_pretrain/` in the user's cache folder.
+        `qualname` (dotted name of the documented module, class or function), in a fixed order. It stands in the
+        cache folder (see `io.cache`).
 
     Raises:
         UserError: a package isn't installed, nothing is documented, or the cache can't be written.
     """
     digest = fingerprint(identity(packages))
-    folder = _cache_folder()
+    folder = cache_folder()
     file = folder / f"installed_docs-{digest}.parquet"
     if file.exists():
         return file
@@ -78,7 +80,9 @@ def extract(packages: Sequence[str] | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         # Of several processes that start together, one reads and the others wait for it.
         with (folder / f".installed_docs-{digest}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for(lock)
+            for left in folder.glob(f".{file.name}.*.tmp"):  # of a process that was killed
+                left.unlink(missing_ok=True)
             if not file.exists():
                 _write(_documents(packages), file)
     except OSError as error:
@@ -87,6 +91,15 @@ def extract(packages: Sequence[str] | None = None) -> Path:
             "point the environment variable MLM_PRETRAIN_CACHE to a writable folder"
         ) from None
     return file
+
+
+def _wait_for(lock: IO[str]) -> None:
+    """Wait for a lock; on a file system without locks several may read and write the same, whole each time."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def identity(packages: Sequence[str] | None = None) -> dict[str, Any]:
@@ -146,13 +159,6 @@ def _needed_distributions() -> set[str]:
 
 def _normal(name: str) -> str:
     return name.lower().replace("_", "-")
-
-
-def _cache_folder() -> Path:
-    given = os.environ.get("MLM_PRETRAIN_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / _OWN_PACKAGE
 
 
 def _site_folders() -> list[Path]:

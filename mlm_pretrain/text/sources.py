@@ -25,6 +25,7 @@ from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.registry import Registry
 from mlm_pretrain.text import installed_docs
+from mlm_pretrain.text.datasets_cache import settle_datasets_cache
 from mlm_pretrain.text.files import check_files, cut_files, documents_of, find_files, fingerprint_files
 from mlm_pretrain.text.readers import as_text, read_rows
 
@@ -92,6 +93,7 @@ def _stream(
     # others are bound beforehand. No `features`: checking them takes longer than the reading.
     read = functools.partial(read_rows, label=label, text_column=text_column, document=document, reading=reading)
     pieces = cut_files(names, text_column, document, reading.encoding)
+    settle_datasets_cache()
     return datasets.IterableDataset.from_generator(read, gen_kwargs={"pieces": pieces})
 
 
@@ -129,6 +131,7 @@ def _load(config: SourceConfig) -> datasets.IterableDataset:
         raise UserError(f"text.sources.options: '{key}' cannot be set here; allowed: other load_dataset arguments")
     if config.path in _FILE_BUILDERS:
         _data_files(config)
+    settle_datasets_cache()
     try:
         return datasets.load_dataset(
             config.path,
@@ -178,10 +181,9 @@ def kinds_of_documents(config: SourceConfig) -> dict[str, int]:
 def fingerprint_source(config: SourceConfig) -> dict[str, Any]:
     """The identity of the corpus behind a source, as plain JSON data; equal for equal corpora, wherever they lie.
 
-    Files and local dataset folders: name, size and digest of each file, and how they are read (see
-    `fingerprint_files`: of a file of 64 MB or more, parts are digested). Hub: the commit that the revision stands
-    for. `installed_docs`: the versions of Python, of what is installed, and of the extraction. Any other source:
-    its config.
+    Files and local dataset folders: name, size and digest of each file, and how they are read. Hub: the commit that
+    the revision stands for. `installed_docs`: the versions of Python, of what is installed, and of the extraction. Any
+    other source: its config.
 
     Raises:
         UserError: the files are gone, or the Hub can't be reached.

@@ -171,3 +171,12 @@ def test_errors(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MLM_PRETRAIN_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(UserError, match="MLM_PRETRAIN_CACHE"):
         installed_docs.extract(["alpha"])
+
+
+def test_what_a_killed_process_left_is_removed(site: Path, cache: Path) -> None:
+    file = installed_docs.extract(["alpha"])
+    file.unlink()
+    left = cache / f".{file.name}.123456.tmp"
+    left.write_bytes(b"half")
+    assert installed_docs.extract(["alpha"]) == file
+    assert not list(cache.glob(".*.tmp"))
