@@ -127,6 +127,7 @@ def embed(arguments: argparse.Namespace) -> None:
         Path(arguments.output),
         pooling=arguments.pooling,
         normalize=arguments.normalize,
+        prompt_name=arguments.prompt_name,
         batch_size=arguments.batch_size,
         max_length=arguments.max_length,
         text_column=arguments.text_column,

@@ -91,8 +91,15 @@ def embed(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="an encoder: runs/NAME/model, a task's folder or a Hub repository")
     sub.add_argument("input", metavar="INPUT", help="a .txt file (one text a line), or jsonl, csv, tsv, Parquet")
     sub.add_argument("--output", metavar="FILE", required=True, help=".npy (float32 [texts, hidden]) or .parquet")
-    sub.add_argument("--pooling", choices=("mean", "cls"), default="mean", help="(default: mean)")
-    sub.add_argument("--normalize", action="store_true", help="vectors of length 1")
+    sub.add_argument(
+        "--pooling",
+        choices=("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"),
+        help="default: what the model's sentence-transformers files say, or mean",
+    )
+    sub.add_argument(
+        "--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1 (default: likewise)"
+    )
+    sub.add_argument("--prompt-name", metavar="NAME", help="of the model's own prompts, put before each text")
     sub.add_argument("--max-length", metavar="N", type=_count, help="tokens per text; longer ones are cut")
     sub.add_argument("--batch-size", metavar="N", type=_count, default=32, help="(default: 32)")
     sub.add_argument("--text-column", metavar="NAME", default="text", help="of jsonl, csv, Parquet (default: text)")

@@ -175,7 +175,7 @@ class Page:
     def _encoder(self, name: str) -> Encoder:
         if name not in self._encoders:
             path = next(model.path for model in self.models if model.name == name)
-            self._encoders[name] = Encoder(path, "mean", normalize=True)
+            self._encoders[name] = Encoder(path, normalize=True)
         return self._encoders[name]
 
 

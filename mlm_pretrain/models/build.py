@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import math
 from typing import Any
 
 import torch
@@ -51,13 +52,18 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def build_model(
-    settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int, seed: int = 0
+    settings: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_length: int,
+    seed: int = 0,
+    announce: bool = False,
 ) -> PreTrainedModel:
     """A masked language model whose vocabulary is the tokenizer's.
 
     Args:
         sequence_length: tokens a row; the model's positions reach at least so far.
         seed: of the random weights, where there are any.
+        announce: say it if a checkpoint has no masked-LM head, and gets a new one.
 
     Raises:
         UserError: an unknown preset, architecture or config key; a checkpoint that is missing, damaged, has no
@@ -66,11 +72,11 @@ def build_model(
     """
     torch.manual_seed(seed)
     if settings.path is not None:
-        model = _load(settings, tokenizer)
+        model = _load(settings, tokenizer, announce)
         _check_positions(settings, model, sequence_length)
         return model
     config = make_model_config(settings, tokenizer, sequence_length)
-    small = _load(settings, tokenizer) if settings.init_from else None
+    small = _load(settings, tokenizer, announce) if settings.init_from else None
     if small is not None:
         config.vocab_size = small.config.vocab_size  # a checkpoint may have more rows than tokens
     try:
@@ -143,7 +149,7 @@ def checkpoint_of(settings: ModelConfig) -> Checkpoint | None:
     return Checkpoint(path, settings.revision, settings.trust_remote_code, "model.trust_remote_code=true")
 
 
-def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, announce: bool) -> PreTrainedModel:
     place, checkpoint = _place(settings), checkpoint_of(settings)
     assert checkpoint is not None
     attention = {"attn_implementation": settings.attn_implementation} if settings.attn_implementation else {}
@@ -152,9 +158,17 @@ def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrain
         model, report = checkpoint.weights(AutoModelForMaskedLM, config, **attention)
     except UserError as error:
         raise UserError(f"{place.partition(':')[0]}: {error}") from None
-    encoder = [name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
+    missing = sorted(report["missing_keys"])
+    encoder = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
     if encoder:
         raise UserError(f"{place}: the checkpoint lacks encoder weights ({encoder[0]} and {len(encoder) - 1} more)")
+    head = [name for name in missing if name.endswith("weight")]
+    if head and announce:
+        size = model.config.vocab_size
+        telemetry.warn(
+            f"{place}: the checkpoint has no masked-LM head: {head[0]} and {len(missing) - 1} more are new and random; "
+            f"the loss begins at that of guessing, ln {size:,} = {math.log(size):.1f}, or above, and falls as it learns"
+        )
     _check_vocabulary(settings, checkpoint, model, tokenizer)
     return model
 

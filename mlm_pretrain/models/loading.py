@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 
 from mlm_pretrain.errors import UserError, first_line, is_panic
 from mlm_pretrain.io.digests import check_folder
+from mlm_pretrain.io.paths import inside
 from mlm_pretrain.models.ids import problems_of_added_tokens
 
 # Else transformers asks a Space of the Hub to convert pickled weights, and takes what that one answers.
@@ -71,8 +72,9 @@ class Checkpoint:
         """A file of it on this machine, fetched if need be; None if it has no such file.
 
         Raises:
-            UserError: the checkpoint isn't there.
+            UserError: the checkpoint isn't there, or the name leads out of it.
         """
+        inside(self.path, name, named_in=self.path, links=True)
         with self._opened():
             found = cached_file(
                 self.path,
@@ -102,7 +104,7 @@ class Checkpoint:
             config._attn_implementation = None
         named = getattr(config, "transformers_weights", None)
         if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
-            raise self._pickled([str(named)])
+            raise self.pickled([str(named)])
         return config
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -225,7 +227,7 @@ class Checkpoint:
         except (OSError, httpx.HTTPError):
             return None
         if pickles := sorted(name for name in names if name.endswith(PICKLES) and "training_args" not in name):
-            return self._pickled(pickles)
+            return self.pickled(pickles)
         others = sorted(name for name in names if name.endswith(OTHER_WEIGHTS))
         there = f"only {', '.join(others[:3])}" if others else "none of another kind either"
         return UserError(f"{self}: no weights in safetensors ({there}); give a checkpoint that has model.safetensors")
@@ -233,7 +235,8 @@ class Checkpoint:
     def _files_on_the_hub(self) -> list[str]:
         return HfApi().list_repo_files(self.path, revision=self.revision)
 
-    def _pickled(self, names: list[str]) -> UserError:
+    def pickled(self, names: list[str]) -> UserError:
+        """The refusal of weights that would have to be unpickled."""
         converted = "`AutoModelForMaskedLM.from_pretrained(…).save_pretrained(…)` writes model.safetensors"
         if self.folder is None:
             converted = (

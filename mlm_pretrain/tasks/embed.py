@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import normalizers
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.loading import Place, quiet, typed
+from mlm_pretrain.models.loading import Checkpoint, Place, quiet, typed
 from mlm_pretrain.tasks.adapter import pad
 from mlm_pretrain.tasks.embedding_files import ENDINGS, Texts, open_output
 from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
 from mlm_pretrain.tasks.linear import fast_linear
+from mlm_pretrain.tasks.sentence_files import read_recipe
+from mlm_pretrain.tasks.sentence_vectors import Pooling, Recipe
 from mlm_pretrain.tasks.trials import export
 from mlm_pretrain.telemetry import progress, say, warn
 from mlm_pretrain.training.loss import to_device
@@ -27,16 +28,15 @@ from mlm_pretrain.training.loss import to_device
 CHUNK = 1024
 """Texts that are in memory together; they are sorted by length inside a chunk."""
 
-Pooling = Literal["mean", "cls"]
-
 
 def embed(
     model: str | Path,
     input: Path,
     output: Path,
     *,
-    pooling: Pooling = "mean",
-    normalize: bool = False,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+    prompt_name: str | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
     text_column: str = "text",
@@ -53,10 +53,14 @@ def embed(
         output: `.npy`, float32 [texts, hidden], or `.parquet`, columns `text`, `embedding` (float32 lists of one
             length) and `id` if the texts (the first 1,024) have any. The rows are in the order of the input. It
             appears whole or not at all.
-        pooling: the mean over the last hidden states of all tokens, special ones included, as in Sentence-BERT
-            (Reimers & Gurevych 2019), or the first token's.
-        normalize: divide by the Euclidean norm, so that the dot product of two is their cosine.
-        max_length: tokens per text; longer ones are cut. By default what the encoder can take, 512 at most.
+        pooling: how the last hidden states of a text's tokens, special ones included, become one vector. By default
+            what the sentence-transformers files of the model say (`modules.json`), without them the mean, as in
+            Sentence-BERT (Reimers & Gurevych 2019). `cls` is the first token's, `lasttoken` the last one's.
+        normalize: divide by the Euclidean norm, so that the dot product of two is their cosine. By default as those
+            files say, without them not.
+        prompt_name: which of the model's own prompts is put before each text; by default as those files say.
+        max_length: tokens per text; longer ones are cut. By default as those files say, without them what the encoder
+            can take, 512 at most.
         bf16: compute in bfloat16 autocast, faster on GPUs. By default float32, so that the vectors are those of
             sentence-transformers, and on every machine the same but for rounding.
         save_model: a folder to write that `sentence_transformers.SentenceTransformer` loads, and that gives these
@@ -72,9 +76,10 @@ def embed(
     """
     if output.suffix not in ENDINGS:
         raise UserError(f"{output}: embeddings go to a {' or '.join(ENDINGS)} file")
-    if pooling not in get_args(Pooling):
-        raise UserError(f"pooling: '{pooling}'; it is {' or '.join(get_args(Pooling))}")
-    encoder = Encoder(typed(model, trust_remote_code), pooling, normalize, max_length, bf16)
+    if pooling not in (None, *get_args(Pooling)):
+        raise UserError(f"pooling: '{pooling}'; it is one of {', '.join(get_args(Pooling))}")
+    encoder = Encoder(typed(model, trust_remote_code), pooling, normalize, max_length, bf16, prompt_name)
+    encoder.describe()
     if save_model is not None:
         encoder.save(save_model)
     texts = Texts(input, text_column)
@@ -97,28 +102,46 @@ class Encoder:
     """Texts to vectors."""
 
     def __init__(
-        self, path: Place, pooling: Pooling, normalize: bool, max_length: int | None = None, bf16: bool = False
+        self,
+        path: Place,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        bf16: bool = False,
+        prompt_name: str | None = None,
     ) -> None:
         """
+        Args:
+            path: what its sentence-transformers files say holds where the other arguments are None, see `embed`.
+
         Raises:
-            UserError: there is no encoder, or its tokenizer doesn't belong to it.
+            UserError: there is no encoder, its tokenizer doesn't belong to it, or its sentence-transformers files ask
+                for what isn't known here.
         """
-        config = load_config(path)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path, config)
-        self.max_length = window_length(config, self.tokenizer, max_length)
+        checkpoint = Checkpoint.of(path)
+        self._own = read_recipe(checkpoint)
+        self.recipe = (self._own or Recipe()).over(pooling, normalize, prompt_name)
+        place = self.recipe.transformer or checkpoint
+        config = load_config(place)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(place, config)
+        self.max_length = self._length(config, max_length)
+        if self.recipe.lower_case and self.tokenizer.is_fast:
+            backend = self.tokenizer.backend_tokenizer
+            after = [backend.normalizer] if backend.normalizer else []
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
         with torch.random.fork_rng(devices=[]):
             # A pooler that the checkpoint lacks is drawn at random; nothing looks at it, but it is saved with the rest.
             torch.manual_seed(0)
-            self.model: PreTrainedModel = load_model(AutoModel, path, config)
+            self.model: PreTrainedModel = load_model(AutoModel, place, config)
         self.model.eval().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        self.size: int = config.hidden_size
+        self.size: int = self.recipe.size(config.hidden_size)
+        self._hidden_size: int = config.hidden_size
         self.truncated = 0
-        self._pooling = pooling
-        self._normalize = normalize
+        self._path = checkpoint
         self._bf16 = bf16
 
     def __call__(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
-        """float32 [texts, hidden]; a text without any token has the zero vector."""
+        """float32 [texts, size]; a text without any token has the zero vector."""
         rows = self._tokenised(texts)
         result = np.zeros((len(texts), self.size), dtype=np.float32)
         some = [number for number, row in enumerate(rows) if row["input_ids"]]
@@ -130,8 +153,31 @@ class Encoder:
                 batch = to_device(pad([rows[number] for number in numbers], self.tokenizer), device)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
                     hidden = self.model(**batch).last_hidden_state
-                result[numbers] = self._pooled(hidden.float(), batch["attention_mask"]).cpu().numpy()
+                result[numbers] = self.recipe.vectors(hidden.float(), batch["attention_mask"]).cpu().numpy()
         return result
+
+    def describe(self) -> None:
+        """Say how vectors are made, if the checkpoint has a word of its own on it."""
+        if self._own is None:
+            return
+        say(f"{self._path}: {self.recipe}, {self.max_length} tokens, as its sentence-transformers files say")
+        for what, own, now in (
+            ("pooling", " and ".join(self._own.pooling), " and ".join(self.recipe.pooling)),
+            ("normalize", self._own.is_normalised, self.recipe.is_normalised),
+            ("max_length", self._own.max_length or self.max_length, self.max_length),
+            ("prompt_name", self._own.prompt_name, self.recipe.prompt_name),
+        ):
+            if own != now:
+                warn(f"{what}: {now}, as you say, where the files of {self._path} say {own}")
+
+    def _length(self, config: PretrainedConfig, max_length: int | None) -> int:
+        own = self.recipe
+        if own.transformer is None or max_length is not None:
+            return window_length(config, self.tokenizer, max_length)
+        if own.max_length is not None:
+            self.tokenizer.model_max_length = own.max_length
+        longest = window_length(config, self.tokenizer, most=None)
+        return longest if own.max_length is None else min(own.max_length, longest)
 
     def save(self, folder: Path) -> None:
         """Write a folder for `sentence_transformers.SentenceTransformer`, whole or not at all.
@@ -144,34 +190,16 @@ class Encoder:
 
         def save(folder: Path) -> None:
             self.model.save_pretrained(folder)
-            for name, content in self._modules().items():
-                (folder / name).parent.mkdir(exist_ok=True)
-                (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            self.recipe.save(folder, self._hidden_size, self.max_length)
 
         self.tokenizer.model_max_length = self.max_length
         export(save, self.tokenizer, folder)
         say(f"sentence-transformers model: {folder}")
 
-    def _modules(self) -> dict[str, Any]:
-        """The files beside model and tokenizer, in the form that all versions of sentence-transformers since 2 read."""
-        modules = [("Transformer", ""), ("Pooling", "1_Pooling"), *([("Normalize", "2_Normalize")] * self._normalize)]
-        return {
-            "modules.json": [
-                {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
-                for number, (name, path) in enumerate(modules)
-            ],
-            "sentence_bert_config.json": {"max_seq_length": self.max_length, "do_lower_case": False},
-            "1_Pooling/config.json": {
-                "word_embedding_dimension": self.size,
-                "pooling_mode_cls_token": self._pooling == "cls",
-                "pooling_mode_mean_tokens": self._pooling == "mean",
-            },
-            **({"2_Normalize/config.json": {}} if self._normalize else {}),
-        }
-
     def _tokenised(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        texts = [self.recipe.prompt + text for text in texts]
         with quiet():  # its warning about long texts: they are cut below
-            encoded = self.tokenizer(list(texts))
+            encoded = self.tokenizer(texts)
         rows = [{name: encoded[name][number] for name in encoded} for number in range(len(texts))]
         for number, row in enumerate(rows):
             if len(row["input_ids"]) > self.max_length:
@@ -181,12 +209,3 @@ class Encoder:
             # Truncation is a setting of the tokenizer itself, and would be saved with it.
             self.tokenizer.backend_tokenizer.no_truncation()
         return rows
-
-    def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """[rows, tokens, hidden] → [rows, hidden]; rows are padded on the right."""
-        if self._pooling == "cls":
-            vectors = hidden[:, 0]
-        else:
-            weights = mask.unsqueeze(-1).to(hidden.dtype)
-            vectors = (hidden * weights).sum(1) / weights.sum(1)
-        return torch.nn.functional.normalize(vectors, dim=1) if self._normalize else vectors

@@ -110,9 +110,13 @@ def _draw_outputs(model: PreTrainedModel, auto_class: Any, drawn: Collection[str
 
 
 def window_length(
-    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, stride: int = 0
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    stride: int = 0,
+    most: int | None = 512,
 ) -> int:
-    """Tokens per window, special tokens included: `max_length`, or what the encoder can take, 512 at most.
+    """Tokens per window, special tokens included: `max_length`, or what the encoder can take, `most` at most.
 
     Raises:
         UserError: `max_length` is more than the encoder can take, or leaves no room for `stride` and new tokens.
@@ -122,7 +126,7 @@ def window_length(
         positions -= (config.pad_token_id or 0) + 1
     limits = [limit for limit in (positions, tokenizer.model_max_length) if limit and limit > 0]
     limit = min(limits) if limits else 512
-    length = min(limit, 512) if max_length is None else max_length
+    length = min(limit, most or limit) if max_length is None else max_length
     if length > limit:
         raise UserError(f"max_length: {length} tokens are more than the {limit} that the encoder takes")
     room = length - tokenizer.num_special_tokens_to_add()

@@ -32,7 +32,10 @@ from mlm_pretrain.tasks.encoder import (
 from mlm_pretrain.tasks.fit import REMEDY, Fit, Progress
 from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.materials import read_materials
-from mlm_pretrain.telemetry import say, world_size
+from mlm_pretrain.tasks.sentence_files import read_recipe
+from mlm_pretrain.tasks.sentence_vectors import follow
+from mlm_pretrain.tasks.sequence import SequenceTask
+from mlm_pretrain.telemetry import say, warn, world_size
 from mlm_pretrain.training.bad_loss import Diverged, first_not_finite, first_not_finite_in
 from mlm_pretrain.training.device import make_accelerator
 
@@ -100,14 +103,32 @@ def prepare(task: TaskConfig, encoder: Checkpoint, held_out_fraction: float, wor
     if data.test_is_validation:
         say(f"{task.name}: no test set, so the scores are those on validation")
     config = load_config(encoder, labels, adapter_class.problem_type, task.config)
+    if task.encoder == "frozen" and issubclass(adapter_class, SequenceTask) and "classifier_pooling" not in task.config:
+        _pool_as_trained(task, encoder, config)
     tokenizer = load_tokenizer(encoder, config)
     length = window_length(config, tokenizer, task.max_length, task.stride)
     adapter = adapter_class(labels, tokenizer, length, task.stride, task)
     adapter.learn(data.train)
     features = {"train": adapter.encode(data.train), "validation": adapter.encode(data.validation)}
     features["test"] = features["validation"] if data.test_is_validation else adapter.encode(data.test)
-    accelerator, metric, dropped = make_accelerator(task), materials.metric, materials.dropped
+    accelerator, metric, dropped = _accelerator(work, task), materials.metric, materials.dropped
     return Setup(task, encoder, config, adapter, data, features, accelerator, work, metric, dropped)
+
+
+def _pool_as_trained(task: TaskConfig, encoder: Checkpoint, config: PretrainedConfig) -> None:
+    """Pool a probe's features as the checkpoint's sentence vectors are, if its architecture can; else say so."""
+    recipe = read_recipe(encoder)
+    note = follow(config, recipe) if recipe else None
+    if note:
+        warn(f"task '{task.name}': encoder: frozen: {encoder}: {note}")
+
+
+def _accelerator(work: Path, task: TaskConfig) -> Accelerator:
+    """In the precision that this fine-tuning was begun in: `bf16: auto` is measured once."""
+    record = work / "precision.json"
+    accelerator = make_accelerator(task, read_json(record).get("precision"))
+    write_json(record, {"precision": accelerator.mixed_precision})
+    return accelerator
 
 
 def share_of_train(setup: Setup, fraction: float) -> list[Feature]:

@@ -59,7 +59,7 @@ class TrainingState:
         self._saved_step = self.progress.step
         self._last_batch: GlobalBatch | None = None
         length = config.stream.sequence_length
-        model: PreTrainedModel = build_model(config.model, self.tokenizer, length, config.run.seed)
+        model: PreTrainedModel = build_model(config.model, self.tokenizer, length, config.run.seed, announce=not saved)
         if broken := first_not_finite(model.named_parameters()):
             raise UserError(f"{config.model.path}: its weights {broken} are not finite; take another checkpoint")
         if saved:

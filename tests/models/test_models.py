@@ -210,3 +210,23 @@ def test_a_damaged_checkpoint_is_one_line(tokenizer: PreTrainedTokenizerFast, tm
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="can't be loaded"):
         build_model(ModelConfig(path=str(tmp_path)), tokenizer, 40)
+
+
+@pytest.mark.parametrize("name", ["bert", "electra", "distilbert", "modernbert"])
+def test_a_new_head_is_said_when_it_is_trained(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sentence encoders, and the discriminators of ELECTRA, have none for masked words."""
+    torch.manual_seed(0)
+    whole = tiny(name, tokenizer)
+    whole.save_pretrained(tmp_path / "whole")
+    whole.base_model.save_pretrained(tmp_path / "bare")
+    for place in ("whole", "bare"):
+        tokenizer.save_pretrained(tmp_path / place)
+    build_model(ModelConfig(path=str(tmp_path / "whole")), tokenizer, 40, announce=True)
+    build_model(ModelConfig(path=str(tmp_path / "bare")), tokenizer, 40)  # a resumed run has its head
+    assert capsys.readouterr().err.count("masked-LM head") == 0
+    build_model(ModelConfig(path=str(tmp_path / "bare")), tokenizer, 40, announce=True)
+    said = capsys.readouterr().err
+    assert said.count("the checkpoint has no masked-LM head") == 1
+    assert "the loss begins at that of guessing, ln 600 = 6.4, or above" in said

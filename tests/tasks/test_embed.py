@@ -150,8 +150,8 @@ def test_bad_input(encoder: Path, jsonl: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     with pytest.raises(UserError, match=r"out\.txt: embeddings go to a \.npy or \.parquet file"):
         embed(encoder, jsonl, tmp_path / "out.txt")
-    with pytest.raises(UserError, match="pooling: 'max'; it is mean or cls"):
-        embed(encoder, jsonl, out, pooling="max")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="pooling: 'median'; it is one of mean, cls, max"):
+        embed(encoder, jsonl, out, pooling="median")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"missing\.txt: no such file"):
         embed(encoder, tmp_path / "missing.txt", out)
     with pytest.raises(UserError, match=r"empty\.txt: no text in it"):

@@ -17,8 +17,11 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import mlm_pretrain.tasks.finetune as finetune_module
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.whole import read_json, write_json
+from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.tasks.finetune import finetune
 from mlm_pretrain.tasks.fit import Fit
+from mlm_pretrain.tasks.trials import open_work, prepare
 from tests.tasks.conftest import separable_texts
 from tests.tasks.test_fit import Killed, recipe, same
 
@@ -193,3 +196,15 @@ def test_a_metric_that_is_none_is_told_before_training(
     figures = finetune(recipe(**start, metric_for_best_model="macro_f1"), tmp_path / "encoder", tmp_path / "out")
     assert figures["metric"] == "macro_f1"
     assert figures["pretrained"] == pytest.approx(figures["details"]["macro_f1"])
+
+
+def test_a_precision_is_measured_once(start: dict[str, Any], tmp_path: Path) -> None:
+    """A machine that is busy may measure another one after a kill."""
+    task = recipe(**start).model_copy(update={"bf16": "auto"})
+    encoder = Checkpoint.of(tmp_path / "encoder")
+    for begun in ("no", "bf16"):
+        work = open_work(tmp_path / "tasks" / "toy", begun)
+        measured = prepare(task, encoder, 0.0, work).accelerator.mixed_precision
+        assert read_json(work / "precision.json") == {"precision": measured}
+        write_json(work / "precision.json", {"precision": begun})
+        assert prepare(task, encoder, 0.0, work).accelerator.mixed_precision == begun

@@ -1,0 +1,116 @@
+"""Reading the sentence-transformers files of a checkpoint: how its vectors are meant to be made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.paths import inside
+from mlm_pretrain.models.loading import Checkpoint
+from mlm_pretrain.tasks.sentence_vectors import ACTIVATIONS, OLD_NAMES, POOLINGS, PREFIX, Dense, Normalize, Recipe
+
+TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json")
+
+
+def read_recipe(checkpoint: Checkpoint) -> Recipe | None:
+    """What a checkpoint's `modules.json`, and the files that it names, say; None where there is none.
+
+    Raises:
+        UserError: something that isn't known here, or pickled.
+    """
+    modules = _read(checkpoint, "modules.json")
+    if modules is None:
+        return None
+    recipe, kinds = Recipe(), []
+    for module in modules:
+        kind, path = str(module.get("type")), str(module.get("path") or "")
+        name = kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
+        kinds.append(name)
+        if name == "Transformer" and len(kinds) == 1:
+            recipe = _with_transformer(recipe, checkpoint, path)
+        elif name == "Pooling" and len(kinds) == 2:
+            recipe = _with_pooling(recipe, checkpoint, path)
+        elif name == "Dense" and len(kinds) > 2:
+            recipe = replace(recipe, layers=(*recipe.layers, _dense(checkpoint, path)))
+        elif name == "Normalize" and len(kinds) > 2:
+            recipe = replace(recipe, layers=(*recipe.layers, Normalize()))
+        elif name != "Dropout" or len(kinds) < 3:
+            raise _unknown(checkpoint, f"module {kind}")
+    if len(kinds) < 2:
+        raise _unknown(checkpoint, f"a {kinds[0] if kinds else 'folder'} without Pooling")
+    return recipe
+
+
+def _with_transformer(recipe: Recipe, checkpoint: Checkpoint, path: str) -> Recipe:
+    inner = checkpoint
+    if path:
+        if checkpoint.folder is None:
+            raise UserError(f"{checkpoint}: its encoder lies in {path}/; give a folder of it (`hf download` makes one)")
+        folder = inside(checkpoint.folder, path, named_in=checkpoint.folder / "modules.json", links=True)
+        inner = replace(checkpoint, path=str(folder))
+    found = (_read(inner, name) for name in TRANSFORMER_CONFIGS)
+    settings: dict[str, Any] = next((each for each in found if each is not None), {})
+    if settings.get("transformer_task", "feature-extraction") != "feature-extraction":
+        raise _unknown(checkpoint, f"transformer_task {settings['transformer_task']}")
+    prompts = _read(checkpoint, "config_sentence_transformers.json") or {}
+    return replace(
+        recipe,
+        transformer=inner,
+        max_length=settings.get("max_seq_length"),
+        lower_case=bool(settings.get("do_lower_case")),
+        prompts={name: text for name, text in (prompts.get("prompts") or {}).items() if text is not None},
+        prompt_name=prompts.get("default_prompt_name"),
+    )
+
+
+def _with_pooling(recipe: Recipe, checkpoint: Checkpoint, path: str) -> Recipe:
+    settings = _read(checkpoint, f"{path}/config.json") or {}
+    named = settings.get("pooling_mode") or [name for key, name in OLD_NAMES.items() if settings.get(key)] or "mean"
+    pooling = (named,) if isinstance(named, str) else tuple(named)
+    for name in pooling:
+        if name not in POOLINGS:
+            raise _unknown(checkpoint, f"pooling {name}")
+    if recipe.prompts and not settings.get("include_prompt", True):
+        raise _unknown(checkpoint, "include_prompt: false")
+    return replace(recipe, pooling=pooling)
+
+
+def _dense(checkpoint: Checkpoint, path: str) -> Dense:
+    settings = _read(checkpoint, f"{path}/config.json") or {}
+    activation = str(settings.get("activation_function", f"{PREFIX}activation.Tanh"))
+    name = activation.rpartition(".")[2]
+    if name not in ACTIVATIONS or not activation.startswith(PREFIX):
+        raise _unknown(checkpoint, f"activation_function {activation}")
+    inputs = settings.get("module_input_name", "sentence_embedding")
+    outputs = settings.get("module_output_name") or inputs
+    if settings.get("use_residual") or (inputs, outputs) != ("sentence_embedding", "sentence_embedding"):
+        raise _unknown(checkpoint, f"Dense layer {path}")
+    file = checkpoint.file(f"{path}/model.safetensors")
+    if file is None:
+        raise checkpoint.pickled([f"{path}/pytorch_model.bin"])
+    tensors = load_file(file)
+    linear = nn.Linear(settings["in_features"], settings["out_features"], bias=settings.get("bias", True))
+    linear.load_state_dict({key.removeprefix("linear."): tensor.float() for key, tensor in tensors.items()})
+    return Dense(linear.requires_grad_(False), name)
+
+
+def _read(checkpoint: Checkpoint, name: str) -> Any:
+    file = checkpoint.file(name)
+    if file is None:
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: {name}: no JSON ({error}); fetch or write it again") from None
+
+
+def _unknown(checkpoint: Checkpoint, what: str) -> UserError:
+    return UserError(
+        f"{checkpoint}: modules.json: {what} isn't known here; sentence-transformers itself makes these vectors, or "
+        "take out modules.json and say the pooling yourself"
+    )
