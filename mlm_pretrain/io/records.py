@@ -125,7 +125,7 @@ class Records:
             place = f"{self._file}:{row.line}"
             record = self._checked(Record(place, row.line, row.last_line, {}, row.dropped, raw="".join(row.lines)))
             if record.problem is None and row.problem:
-                record = _bad(record, UNDECODABLE, row.problem)
+                record = _bad(record, row.dropped or UNDECODABLE, row.problem)
             elif record.dropped is None:
                 record = record._replace(row=dict(zip(table.header, row.fields, strict=True)))
             self.tally.unquoted = table.unquoted

@@ -11,6 +11,7 @@ REASONS = {
     "line_too_long": "in a line too long to be read",
     "header": "the header once more",
     "not_text": "no text",
+    "ambiguous_quotes": "with quotes that may mean two things",
 }
 
 

@@ -14,6 +14,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.io import formats
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Records, Words
+from mlm_pretrain.io.tables import AMBIGUOUS
 from mlm_pretrain.io.tally import REASONS
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
 from mlm_pretrain.tasks.examples import Examples, Row
@@ -57,6 +58,8 @@ def read_rows(file: str | Path, task: TaskConfig, conll: bool = False) -> Iterat
     words = Words(task.conll_columns, task.tokens_column, task.tags_column) if conll else None
     records = Records(file, Reading.of(task), words=words)
     for record in records:
+        if record.dropped == AMBIGUOUS and record.problem is not None:
+            raise UserError(record.problem)  # it may be many rows, which no policy of bad ones may drop
         if record.problem is not None and record.dropped is not None:
             problem = record.problem.removeprefix(f"{record.place}: ")
             yield BadExample(record.place, problem, REASONS.get(record.dropped, record.dropped)), record.place

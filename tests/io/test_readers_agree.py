@@ -24,7 +24,8 @@ from mlm_pretrain.io import lines
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Records
 from mlm_pretrain.tasks.readers import read_rows
-from mlm_pretrain.text.mixture import document
+from mlm_pretrain.tasks.unusable import BadExample
+from mlm_pretrain.text.mixture import documents
 from mlm_pretrain.text.sources import SOURCES
 
 COMPRESS = {
@@ -66,14 +67,18 @@ def content_of(form: str, texts: list[str], encoding: str = "utf-8") -> bytes:
 def pretrained(path: Path, **keys: str) -> tuple[list[str], dict[str, int]]:
     source = SourceConfig(source="files", path=str(path), document="line", **keys)
     dropped: Counter[str] = Counter()
-    found = [document(row, source, dropped) for row in SOURCES["files"](source)]
-    return [each.text for each in found if each is not None], dict(dropped)
+    found = [each.text for row in SOURCES["files"](source) for each in documents(row, source, dropped)]
+    return found, dict(dropped)
 
 
 def labelled(path: Path, **keys: str) -> list[str]:
     task = TaskConfig(task="x", name="t", **keys)
-    rows = read_rows(path, task, conll=".conll" in path.name)
-    return [row["text"] if "text" in row else " ".join(row["tokens"]) for row, _ in rows]
+    found = []
+    for row, _ in read_rows(path, task, conll=".conll" in path.name):
+        if isinstance(row, BadExample):
+            raise row
+        found.append(row["text"] if "text" in row else " ".join(row["tokens"]))
+    return found
 
 
 def predicted(path: Path, **keys: str) -> tuple[list[str], list[str]]:

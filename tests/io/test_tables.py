@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlm_pretrain.config import SourceConfig
+from mlm_pretrain.config import SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io import tables
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Records
-from mlm_pretrain.text.mixture import document
+from mlm_pretrain.tasks.readers import read_examples
+from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.text.mixture import documents
 from mlm_pretrain.text.sources import SOURCES
 
 HEADER = ["text", "n"]
@@ -47,8 +49,7 @@ def read(path: Path, content: str, **keys: Any) -> tuple[Rows, list[str]]:
 def pretrained(path: Path, **keys: Any) -> list[str]:
     """The documents that pretraining reads of a file, dropped ones left out."""
     source = SourceConfig(source="files", path=str(path), **keys)
-    found = [document(row, source, Counter()) for row in SOURCES["files"](source)]
-    return [each.text for each in found if each is not None]
+    return [each.text for row in SOURCES["files"](source) for each in documents(row, source, Counter())]
 
 
 FIELDS = st.text(alphabet='ab",;\n\r é更', max_size=8)
@@ -118,6 +119,9 @@ def test_a_quote_at_the_start_of_a_field_takes_no_rows_along(tmp_path: Path) -> 
     assert found == by_tabs[:40] + by_tabs[251:]
     with pytest.raises(UserError, match=r"b\.csv:42: a quoted field goes over 211 lines.*set quoting: none"):
         pretrained(tmp_path / "b.csv")
+    task = TaskConfig(task="classification", name="t", label_column="n", on_bad_examples="drop")
+    with pytest.raises(UserError, match=r"b\.csv:42: a quoted field goes over 211 lines"):
+        read_examples(tmp_path / "b.csv", TASKS["classification"], task)
     assert read(tmp_path / "b.csv", content.replace("\t", ","), quoting="none") == (by_tabs, [])
 
 
