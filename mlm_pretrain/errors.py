@@ -7,8 +7,9 @@ defect of this package and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mlm_pretrain.escaping import LONGEST_VALUE, one_line, shortened
 
@@ -43,6 +44,31 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def told_of_panic(error: BaseException) -> UserError:
+    return UserError(
+        f"the tokenizer's library gave up ({shortened(first_line(error))}); its tokenizer.json may be damaged, or a "
+        "text is more than it takes: --debug shows where"
+    )
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """For processes beside the first, out of which nothing but an `Exception` comes."""
+    try:
+        yield
+    except BaseException as error:
+        if is_panic(error):
+            raise told_of_panic(error) from error
+        raise
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, as one line; its class where it says nothing."""
     return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from mlm_pretrain.errors import UserError, first_line, is_panic
+from mlm_pretrain.errors import UserError, causes, first_line, is_panic
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.paths import inside
 from mlm_pretrain.models.ids import problems_of_added_tokens
@@ -38,6 +38,7 @@ from mlm_pretrain.models.ids import problems_of_added_tokens
 # Else transformers asks a Space of the Hub to convert pickled weights, and takes what that one answers.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf")
 ADAPTER_CONFIG = "adapter_config.json"
@@ -107,6 +108,16 @@ class Checkpoint:
             raise self.pickled([str(named)])
         return config
 
+    def check(self) -> None:
+        """Refuse at once what could not be loaded later: no config, code of its own, no weights in safetensors.
+
+        Raises:
+            UserError: says why.
+        """
+        named = getattr(self.config(), "transformers_weights", None)
+        if named is None and not any(self.file(name) for name in (*WEIGHTS, ADAPTER_CONFIG)):
+            raise self._without_safetensors()
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer, as transformers itself makes it of the files.
 
@@ -162,7 +173,7 @@ class Checkpoint:
             raise self._refusal(error, what) from None
 
     def _refusal(self, error: BaseException, what: str) -> UserError:
-        reason, chain = first_line(error), list(_chain(error))
+        reason, chain = first_line(error), list(causes(error))
         if "trust_remote_code" in str(error) and what == TOKENIZER:
             return UserError(
                 f"{self}: its tokenizer is code of its own, which is never run; take a tokenizer.json (tokenizer.path)"
@@ -182,9 +193,11 @@ class Checkpoint:
         if "Unrecognized configuration class" in reason:
             wanted = reason.partition("AutoModel: ")[2].rstrip(".") or "that"
             return UserError(f"{self}: its architecture has no {wanted}; take a checkpoint of another")
+        if WEIGHTS[0] in str(error) and (self.folder or not self._not_on_the_hub(chain)):
+            return self._without_safetensors()
         if self.folder is not None:
-            return self._without_safetensors(error) or UserError(f"{self}: {what}: {reason}")
-        return self._not_on_the_hub(chain) or self._without_safetensors(error) or self._of_the_hub(error, reason)
+            return UserError(f"{self}: {what}: {reason}")
+        return self._not_on_the_hub(chain) or self._of_the_hub(error, reason)
 
     def _not_on_the_hub(self, chain: list[BaseException]) -> UserError | None:
         """What the Hub itself said of the repository."""
@@ -211,21 +224,19 @@ class Checkpoint:
                 f"HF_HUB_OFFLINE says); unset it, or `hf download {self}` first"
             )
         unreached = (httpx.TransportError, ConnectionError, TimeoutError)
-        if any(isinstance(each, unreached) for each in _chain(error)) or "couldn't connect" in str(error):
+        if any(isinstance(each, unreached) for each in causes(error)) or "couldn't connect" in str(error):
             return UserError(
                 f"{self}: no folder, and the Hub is not within reach ({constants.ENDPOINT}: {reason}); check the "
                 "network, or give a folder"
             )
         return UserError(f"{self}: can't be loaded from the Hub: {reason}")
 
-    def _without_safetensors(self, error: BaseException) -> UserError | None:
-        """Which other weights there are, if that is what is wrong."""
-        if "model.safetensors" not in str(error):
-            return None
+    def _without_safetensors(self) -> UserError:
+        """Which other weights there are."""
         try:
             names = [file.name for file in self.folder.iterdir()] if self.folder else self._files_on_the_hub()
-        except (OSError, httpx.HTTPError):
-            return None
+        except (OSError, httpx.HTTPError) as error:
+            return self._of_the_hub(error, first_line(error))
         if pickles := sorted(name for name in names if name.endswith(PICKLES) and "training_args" not in name):
             return self.pickled(pickles)
         others = sorted(name for name in names if name.endswith(OTHER_WEIGHTS))
@@ -284,9 +295,3 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

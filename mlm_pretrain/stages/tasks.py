@@ -62,9 +62,11 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
     origin = task.origin
     if origin:
         check_folder(origin.path)
-    encoder = [origin.model_dump(), folder_digests(origin.path)] if origin else model_inputs(config)
+    # That its code may run is said anew for each command, and changes nothing that is learnt.
+    named = origin and origin.model_dump(exclude={"trust_remote_code"})
+    encoder = [named, folder_digests(origin.path)] if origin else model_inputs(config)
     # A sweep and a learning curve are asked for beside the task; what stands without them is not thrown away.
-    plain = task.model_copy(update={"train_fractions": [], "sweep": Sweep()})
+    plain = task.model_copy(update={"train_fractions": [], "sweep": Sweep(), "model": None})
     inputs = fingerprint(encoder, plain, data, config.text.validation_fraction)
     standing = run.read_results().get("tasks", {}).get(task.name, {})
     lacking = (sweep and "sweep" not in standing) or _lacks(standing, task.train_fractions)

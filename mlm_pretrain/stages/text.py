@@ -53,13 +53,17 @@ def train_tokenizer_alone(config: Config, force: bool) -> Path:
 
 def _make_tokenizer(config: Config, run: RunDirectory) -> dict[str, Any]:
     """Write `tokenizer/` and `validation.jsonl`; the report on the tokenizer."""
+    from mlm_pretrain.models.build import checkpoint_of
     from mlm_pretrain.text import tokenizer as tokenizers
     from mlm_pretrain.text.mixture import survey
     from mlm_pretrain.text.tokenizer_report import tokenizer_report
 
     settings = config.tokenizer
     existing = settings.path or config.model.path or config.model.init_from
-    if existing:  # before all text is read
+    # Before all text is read.
+    if (start := checkpoint_of(config.model)) is not None:
+        start.check()
+    if existing:
         check_folder(existing)
         revision = settings.revision if settings.path else config.model.revision
         tokenizer = tokenizers.load_tokenizer(Checkpoint(existing, revision), settings.add_tokens)

@@ -16,6 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from mlm_pretrain.errors import panics_as_errors
 from mlm_pretrain.objectives.base import Rows
 
 TEXT_BYTES_PER_TOKEN = 4
@@ -127,7 +128,8 @@ class Segmenter:
 
     def __call__(self, documents: Sequence[str]) -> Segments:
         """The segments of the documents, in order; a text without tokens gives none."""
-        encodings = self._tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
+        with panics_as_errors():
+            encodings = self._tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
         texts: list[int] = []
         sizes = np.empty(len(documents), dtype=np.int64)
         for number, encoding in enumerate(encodings):

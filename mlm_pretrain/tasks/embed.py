@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from tokenizers import normalizers
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
@@ -20,7 +19,7 @@ from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, 
 from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
 from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.tasks.sentence_files import read_recipe
-from mlm_pretrain.tasks.sentence_vectors import Pooling, Recipe
+from mlm_pretrain.tasks.sentence_vectors import Pooling, Recipe, lower
 from mlm_pretrain.tasks.trials import export
 from mlm_pretrain.telemetry import progress, say, warn
 from mlm_pretrain.training.loss import to_device
@@ -125,10 +124,8 @@ class Encoder:
         config = load_config(place)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(place, config)
         self.max_length = self._length(config, max_length)
-        if self.recipe.lower_case and self.tokenizer.is_fast:
-            backend = self.tokenizer.backend_tokenizer
-            after = [backend.normalizer] if backend.normalizer else []
-            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
+        if self.recipe.lower_case:
+            lower(self.tokenizer)
         with torch.random.fork_rng(devices=[]):
             # A pooler that the checkpoint lacks is drawn at random; nothing looks at it, but it is saved with the rest.
             torch.manual_seed(0)

@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import normalizers
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint
@@ -185,6 +186,14 @@ POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "lasttoken": _last,
 }
 assert set(POOLINGS) == set(get_args(Pooling))
+
+
+def lower(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a tokenizer read texts in lower case, as sentence-transformers does it."""
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        after = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
 def follow(config: PretrainedConfig, recipe: Recipe) -> str | None:

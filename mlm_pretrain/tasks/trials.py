@@ -33,7 +33,7 @@ from mlm_pretrain.tasks.fit import REMEDY, Fit, Progress
 from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.materials import read_materials
 from mlm_pretrain.tasks.sentence_files import read_recipe
-from mlm_pretrain.tasks.sentence_vectors import follow
+from mlm_pretrain.tasks.sentence_vectors import Recipe, follow, lower
 from mlm_pretrain.tasks.sequence import SequenceTask
 from mlm_pretrain.telemetry import say, warn, world_size
 from mlm_pretrain.training.bad_loss import Diverged, first_not_finite, first_not_finite_in
@@ -98,15 +98,16 @@ class Run:
 def prepare(task: TaskConfig, encoder: Checkpoint, held_out_fraction: float, work: Path) -> Setup:
     if world_size() > 1:
         raise UserError("finetune: runs on one process for now; start it without accelerate launch")
+    encoder.check()
     materials = read_materials(task, held_out_fraction)
     adapter_class, data, labels = materials.adapter, materials.data, materials.labels
     if data.test_is_validation:
         say(f"{task.name}: no test set, so the scores are those on validation")
     config = load_config(encoder, labels, adapter_class.problem_type, task.config)
-    if task.encoder == "frozen" and issubclass(adapter_class, SequenceTask) and "classifier_pooling" not in task.config:
-        _pool_as_trained(task, encoder, config)
     tokenizer = load_tokenizer(encoder, config)
     length = window_length(config, tokenizer, task.max_length, task.stride)
+    if task.encoder == "frozen" and issubclass(adapter_class, SequenceTask) and (recipe := read_recipe(encoder)):
+        length = _as_its_vectors(task, encoder, recipe, config, tokenizer, length)
     adapter = adapter_class(labels, tokenizer, length, task.stride, task)
     adapter.learn(data.train)
     features = {"train": adapter.encode(data.train), "validation": adapter.encode(data.validation)}
@@ -115,12 +116,25 @@ def prepare(task: TaskConfig, encoder: Checkpoint, held_out_fraction: float, wor
     return Setup(task, encoder, config, adapter, data, features, accelerator, work, metric, dropped)
 
 
-def _pool_as_trained(task: TaskConfig, encoder: Checkpoint, config: PretrainedConfig) -> None:
-    """Pool a probe's features as the checkpoint's sentence vectors are, if its architecture can; else say so."""
-    recipe = read_recipe(encoder)
-    note = follow(config, recipe) if recipe else None
+def _as_its_vectors(
+    task: TaskConfig,
+    encoder: Checkpoint,
+    recipe: Recipe,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+) -> int:
+    """Make a probe's features as the checkpoint's sentence vectors are made, as far as its architecture can.
+
+    Returns:
+        Tokens of a text: as the checkpoint says, unless the task does.
+    """
+    note = follow(config, recipe) if "classifier_pooling" not in task.config else None
     if note:
         warn(f"task '{task.name}': encoder: frozen: {encoder}: {note}")
+    if recipe.lower_case:
+        lower(tokenizer)
+    return min(length, recipe.max_length) if recipe.max_length and task.max_length is None else length
 
 
 def _accelerator(work: Path, task: TaskConfig) -> Accelerator:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.errors import UserError, first_line, is_panic
+from mlm_pretrain.errors import UserError, first_line, is_panic, told_of_panic
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.training.interrupts import CTRL_C, EXIT_CODES, Interrupted
@@ -43,10 +43,7 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if is_panic(error):
-        return (
-            f"the tokenizer's library gave up ({first_line(error)[:200]}); its tokenizer.json may be damaged, or a "
-            "text is more than it takes: --debug shows where"
-        )
+        return str(told_of_panic(error))
     if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
         return f"{error.filename or 'writing'}: {error.strerror}; what was computed before stands"
     # Rust's writers report the system's errors in words only; NumPy and Arrow in words of their own.

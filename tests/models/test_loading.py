@@ -13,9 +13,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 import mlm_pretrain
+from mlm_pretrain import stages
+from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint
+from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.encoder import load_config, load_model
+from mlm_pretrain.tasks.finetune import finetune
+from tests.conftest import tiny_config
 from tests.hub_server import Fault, HubServer, Repo, hub_server
 from tests.hub_server.clients import client
 from tests.models.checkpoints import bring_code, pickle_that_writes, tiny_checkpoint
@@ -87,6 +92,21 @@ def test_pickled_weights_are_never_read(name: str, tokenizer: PreTrainedTokenize
     with pytest.raises(UserError, match="its weights are pickled"):
         checkpoint.config()
     assert not mark.exists()
+
+
+def test_it_is_said_before_text_or_labels_are_read(
+    corpus: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "encoder"
+    tiny_checkpoint(folder, "bert", tokenizer)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    config = tiny_config(corpus, tmp_path, model={"path": str(folder), "model_type": None, "config": {}})
+    with pytest.raises(UserError, match="its weights are pickled"):
+        stages.pretrain(config)
+    assert not RunDirectory.of(config).validation.exists() and "read" not in capsys.readouterr().err
+    task = TaskConfig(task="classification", name="toy", train=str(tmp_path / "absent.jsonl"))
+    with pytest.raises(UserError, match="its weights are pickled"):
+        finetune(task, folder, tmp_path / "toy")
 
 
 def test_pickled_adapters_are_never_read(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mlm_pretrain.tasks.embed import Encoder, embed
 from mlm_pretrain.tasks.finetune import finetune
 from mlm_pretrain.tasks.sentence_files import read_recipe
 from mlm_pretrain.tasks.sentence_vectors import POOLINGS
+from mlm_pretrain.tasks.trials import prepare
 from tests.models.checkpoints import pickle_that_writes, tiny_checkpoint
 from tests.tasks.conftest import SENTENCES, make_tokenizer, separable_texts
 
@@ -216,6 +217,10 @@ def test_a_probe_is_pooled_as_the_checkpoint_is_or_it_is_said(
         max_steps=2,
         bf16=False,
     )
+    for given, length in ((None, 12), (20, 20)):
+        recipe = task.model_copy(update={"max_length": given})
+        assert prepare(recipe, Checkpoint.of(folder), 0.0, tmp_path).adapter.max_length == length
+    capsys.readouterr()
     finetune(task, folder, tmp_path / "toy")
     said = capsys.readouterr().err
     config = AutoConfig.from_pretrained(tmp_path / "toy")

@@ -14,6 +14,7 @@ from mlm_pretrain.config import ModelConfig, TokenizerConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import build_model, make_model_config
 from mlm_pretrain.models.ids import vocabulary_size
+from mlm_pretrain.stream.pack import Segmenter
 from mlm_pretrain.tasks.encoder import check_vocabulary, load_config
 from mlm_pretrain.text.tokenizer import load_tokenizer, train_tokenizer
 from mlm_pretrain.training.ending import one_line
@@ -107,3 +108,6 @@ def test_an_added_token_of_which_nothing_is_left_is_refused_before_it_is_used(
         broken.backend_tokenizer.encode("b£ £5")
     assert not isinstance(raised.value, Exception)
     assert "the tokenizer's library gave up (AddedVocabulary bad split)" in str(one_line(raised.value))
+    # In the processes that tokenise, too: they hand on nothing but an Exception.
+    with pytest.raises(UserError, match="the tokenizer's library gave up"):
+        Segmenter(broken, 48)(["b£ £5"])
