@@ -16,12 +16,16 @@ SECRET_KEY = re.compile(
 )
 
 
+NAMES_AND_TEXTS = frozenset(("fill_mask", "by_class", "by_type", "confusion", "labels"))
+"""What records hold under these keys: a slash in the name of a class, or in an example, is no path."""
+
+
 def public_records(data: Any) -> Any:
     """Plain data as it may be shown to others.
 
     An absolute path, in a key or a value, is cut to its last component (`/home/me/corpus.txt` → `corpus.txt`);
-    credentials in URLs and values under keys such as `password` or `api_key` are removed. The text of fill-mask
-    examples is left as it is: a slash in it is no path.
+    credentials in URLs and values under keys such as `password` or `api_key` are removed. `NAMES_AND_TEXTS` are left
+    as they are.
     """
     if isinstance(data, dict):
         public: dict[Any, Any] = {}
@@ -32,7 +36,7 @@ def public_records(data: Any) -> Any:
             if isinstance(key, str) and isinstance(value, str) and SECRET_KEY.fullmatch(key):
                 public[name] = "removed"
             else:
-                public[name] = value if key == "fill_mask" else public_records(value)
+                public[name] = value if key in NAMES_AND_TEXTS else public_records(value)
         return public
     if isinstance(data, list):
         return [public_records(item) for item in data]

@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 
 from mlm_pretrain import cli
 from mlm_pretrain.config_file import load_config, make_config
+from mlm_pretrain.escaping import markdown_code
 from mlm_pretrain.run import RunDirectory
 from tests.hub_server.cards import card_problems
 from tests.tasks.conftest import make_tokenizer, tiny_masked_lm
@@ -25,6 +26,8 @@ CLASSES = [
     "$e^x$ \\(y\\)",
     "\u202eturned",
     " off ",
+    "C:\\temp",
+    "/r/films",
     "null",
     "café → ☃",
 ]
@@ -75,6 +78,7 @@ def said(config: Path) -> dict[str, str]:
         "evaluate": ["evaluate", str(task), "--data", str(folder / "c|d.jsonl"), f"label_column={json.dumps(COLUMN)}"],
         "predict": ["predict", str(task), str(folder / "texts.jsonl")],
         "report": ["report", str(folder / "r")],
+        "push": ["push", str(folder / "r"), "--repo-id", "somebody/odd", "--dry-run"],
         "config": ["config", "show", str(config)],
         "error": ["evaluate", str(task), "--data", str(folder / "c|d.jsonl")],
     }
@@ -96,7 +100,7 @@ def test_nothing_that_is_said_steers_a_terminal(said: dict[str, str]) -> None:
     table = said["evaluate"].split("\n\n")[1].splitlines()
     assert len(table) == 2 + len(CLASSES)
     assert r"two\nlines\r\nand a | bar" in said["evaluate"]
-    assert said["error, stderr"].startswith("error: ") and r"\x1b[1m" in said["error, stderr"]
+    assert "\nerror: " in said["error, stderr"] and r"\x1b[1m" in said["error, stderr"]
 
 
 def test_what_a_program_reads_is_lossless_on_any_console(said: dict[str, str], config: Path) -> None:
@@ -119,6 +123,9 @@ class Tags(HTMLParser):
 
 def test_cards_show_every_name_and_run_none(said: dict[str, str], config: Path) -> None:
     run = RunDirectory(config.parent / "r")
+    scores = (run.task("c") / "README.md").read_text(encoding="utf-8").split("| Class |")[1]
+    shown = run.read_results()["tasks"]["c"]["details"]["by_class"]
+    assert "/r/films" in shown and all(f"| {markdown_code(name)} |" in scores for name in shown)
     for task in ("c", "n"):
         card = (run.task(task) / "README.md").read_text(encoding="utf-8")
         assert card_problems(card) == []
