@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.io.locks import held, is_held
 from mlm_pretrain.io.whole import read_json, remove_leftovers, restore_folder, write_json, write_text
+
+_CHECKPOINT = re.compile(r"step-\d{8,}")
 
 
 class RunDirectory:
@@ -67,6 +70,12 @@ class RunDirectory:
     def task_classes(self, name: str) -> Path:
         """The scores of each class, as arrays, where there are too many of them for the results."""
         return self.tasks / f"{name}.classes.json"
+
+    def task_folders(self) -> list[Path]:
+        """The folders of fine-tuned models, by name; a copy that somebody has put beside them is none."""
+        configured = [task["name"] for task in self._standing_config().get("tasks") or []]
+        ours = {*configured, *self.read_results().get("tasks", {})}
+        return sorted(path for path in self.tasks.glob("*") if path.name in ours and (path / "config.json").is_file())
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
@@ -194,8 +203,7 @@ class RunDirectory:
         """Put back what a process was replacing when it was killed, and results that were deleted; remove leftovers."""
         for target in (self.tokenizer, self.model, *self.tasks.glob(".*.old")):
             restore_folder(target.with_name(target.name.removeprefix(".").removesuffix(".old")))
-        folders = (self.root, self.tasks, self.tokenizer, self.model, *self._task_folders())
-        for folder in folders:
+        for folder in (self.root, self.tasks, self.tokenizer, self.model, *self.task_folders()):
             remove_leftovers(folder)
         if not self.results.exists():
             results: dict[str, Any] = {}
@@ -204,8 +212,14 @@ class RunDirectory:
             if results:
                 write_json(self.results, results)
 
-    def _task_folders(self) -> list[Path]:
-        return [path for path in self.tasks.glob("*") if path.is_dir()]
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by step; what has another name (`step-00000300.bak`) is somebody else's."""
+    return sorted(path for path in folder.glob("step-*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir())
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _now() -> str:

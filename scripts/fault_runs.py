@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.run import checkpoints_in
 from mlm_pretrain.text import installed_docs
 
 STEPS = 300
@@ -157,13 +158,10 @@ class Run:
         return any(self.folder.glob("checkpoints/.step-*.tmp"))
 
     def checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoints/step-*"))
+        return checkpoints_in(self.folder / "checkpoints")
 
     def is_finite(self, checkpoint: Path) -> bool:
         return all(bool(tensor.isfinite().all()) for tensor in load_file(checkpoint / "model.safetensors").values())
-
-    def step_of(self, checkpoint: Path) -> int:
-        return int(checkpoint.name.removeprefix("step-"))
 
     def weights(self) -> str:
         return file_digest(self.folder / "model" / "model.safetensors")["sha256"]
@@ -229,6 +227,15 @@ class Bench:
         process.kill()
         process.wait()
         return run
+
+    def finished_run(self, name: str) -> Run:
+        """A copy of the run without a fault."""
+        shutil.copytree(self.folder / "whole" / "run", self.folder / name / "run")
+        return self._run(self.folder / name, "pretrain")
+
+    def again(self, run: Run, verb: str, *overrides: str) -> Run:
+        """The same directory, for another verb or with other keys."""
+        return self._run(run.folder.parent, verb, *overrides)
 
     def preparing_run(self, name: str) -> Run:
         """A run that prepares the documentation of all packages."""

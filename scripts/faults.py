@@ -20,10 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from fault_folders import divergence, flipped_bit, second_start
 from fault_runs import STEPS, Bench, Fault, Run, Skipped, check, full_disk, one_error, wait_for_end
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.io.digests import file_digest, find_fault
+from mlm_pretrain.run import step_of
 
 Row = Callable[[Bench], str]
 
@@ -133,7 +135,7 @@ def metrics(bench: Bench) -> str:
     """metrics.jsonl cut in the middle of a line"""
     run = bench.stopped_run("metrics")
     file = run.folder / "metrics.jsonl"
-    behind = run.step_of(run.checkpoints()[-1])
+    behind = step_of(run.checkpoints()[-1])
     lines = file.read_bytes().splitlines(keepends=True)
     check(len(lines) > behind, "no line behind the checkpoint")
     file.write_bytes(b"".join(lines[:behind]) + lines[behind][: bench.random.randrange(1, len(lines[behind]) - 1)])
@@ -242,7 +244,7 @@ def bad_loss(bench: Bench) -> str:
         said = run.finish(exit_code=2)
         one_error(said, "at step ")
         named.append(int(said.rpartition(" at step ")[2].split()[0]))
-        saved = [run.step_of(path) for path in run.checkpoints()]
+        saved = [step_of(path) for path in run.checkpoints()]
         check(all(step < named[-1] for step in saved), f"step {named[-1]} is bad, and {saved} were saved")
         check(all(run.is_finite(path) for path in run.checkpoints()), "what was saved is not finite")
     bound = sorted(loss for _, loss in bench.losses[:20])[-3]
@@ -255,7 +257,11 @@ def bad_loss(bench: Bench) -> str:
 
 
 ROWS: dict[str, Row] = {
-    row.__name__: row for row in (kill, kill_of_two, disk, damage, metrics, two_runs, worker, prepare, text, bad_loss)
+    row.__name__: row
+    for row in (
+        *(kill, kill_of_two, disk, damage, metrics, two_runs, worker, prepare, text, bad_loss),
+        *(second_start, divergence, flipped_bit),
+    )
 }
 
 

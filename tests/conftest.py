@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import os
+import shutil
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import Config, TokenizerConfig
 from mlm_pretrain.config_file import make_config
+from mlm_pretrain.run import RunDirectory
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -100,3 +102,33 @@ def tiny_config(corpus: Path, folder: Path, **sections: Any) -> Config:
     for section, values in sections.items():
         raw[section] = {**raw.get(section, {}), **values} if isinstance(values, dict) else values
     return make_config(raw)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def finished_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run that has gone through every stage, with one task (`weather`); not to be changed."""
+    from mlm_pretrain import stages
+
+    folder = tmp_path_factory.mktemp("finished")
+    rows = [{"text": f"{word} {number}", "label": word} for word in ("rain", "snow") for number in range(12)]
+    (folder / "weather.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = {"task": "classification", "name": "weather", "max_steps": 2, "seeds": [0], "bf16": False}
+    config = tiny_config(
+        corpus,
+        folder,
+        tasks=[{**task, "train": str(folder / "weather.jsonl")}],
+        evaluation={"fill_mask": ["Return the [MASK] of the list."]},
+    )
+    return stages.run_all(config)
+
+
+@pytest.fixture
+def run(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of the finished run, to be changed."""
+    shutil.copytree(finished_run.root, tmp_path / "tiny")
+    return RunDirectory(tmp_path / "tiny")

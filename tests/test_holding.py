@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +13,8 @@ import yaml
 
 from mlm_pretrain import stages
 from mlm_pretrain.cli import main
-from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
-from tests.conftest import tiny_config
+from tests.conftest import contents, tiny_config
 from tests.training.launching import ENDLESS, launched, wait_for_steps, wait_until
 
 HOLDER = """
@@ -29,29 +26,6 @@ with RunDirectory(sys.argv[1]).locked():
 """
 
 
-def labelled(folder: Path) -> str:
-    rows = [{"text": f"{word} {number}", "label": word} for word in ("rain", "snow") for number in range(12)]
-    path = folder / "weather.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    folder = tmp_path_factory.mktemp("finished")
-    task = {"task": "classification", "name": "weather", "max_steps": 2, "seeds": [0], "bf16": False}
-    config = tiny_config(corpus, folder, tasks=[{**task, "train": labelled(folder)}])
-    stages.run_all(config)
-    return config
-
-
-@pytest.fixture
-def run(finished: Config, tmp_path: Path) -> RunDirectory:
-    """A finished run, to be changed."""
-    shutil.copytree(RunDirectory.of(finished).root, tmp_path / "tiny")
-    return RunDirectory(tmp_path / "tiny")
-
-
 @contextmanager
 def held_elsewhere(run: RunDirectory) -> Iterator[None]:
     """Another process holds the run."""
@@ -61,10 +35,6 @@ def held_elsewhere(run: RunDirectory) -> Iterator[None]:
         assert process.stdout.readline() == "held\n"
         yield
         process.stdin.close()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 OTHER = ("training.learning_rate=0.5", "run.seed=9", "publish.hub_model_id=else/where", "training.logging_steps=7")

@@ -18,7 +18,7 @@ from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.publish import checkpoints
 from mlm_pretrain.publish.files import refuse_secrets
 from mlm_pretrain.publish.transfer import full_name, reason, send
-from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.run import RunDirectory, step_of
 from mlm_pretrain.telemetry import say, warn
 
 FIRST_WAIT, LONGEST_WAIT = 4.0, 600.0
@@ -82,7 +82,7 @@ class Sender:
     def take_up(self) -> None:
         """Go on behind the newest checkpoint; the process before may have been killed between saving and sending it."""
         if standing := checkpoints.standing_checkpoints(self._run):
-            self._last_step = checkpoints.step_of(standing[-1])
+            self._last_step = step_of(standing[-1])
             if self._last_step % self._every == 0:
                 self._add(standing[-1])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,11 +26,10 @@ from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.publish.card import render_encoder_card
 from mlm_pretrain.publish.facts import read_facts
 from mlm_pretrain.publish.files import Repository, model_files
-from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.run import RunDirectory, checkpoints_in, step_of
 from mlm_pretrain.telemetry import MetricsLog, warn
 
 TRAINER_STATE = "trainer_state.json"
-_STEP = re.compile(r"step-\d{8,}")
 _CARD = "README.md"
 
 
@@ -100,10 +98,6 @@ class Outbox:
             yield
 
 
-def step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
 def standing_checkpoints(run: RunDirectory) -> list[Path]:
     """By step.
 
@@ -114,9 +108,7 @@ def standing_checkpoints(run: RunDirectory) -> list[Path]:
 
 
 def _by_step(folder: Path, root: Path) -> list[Path]:
-    # A name that isn't ours (`step-00000300.bak`) is somebody's own affair.
-    ours = sorted(path for path in folder.glob("step-*") if _STEP.fullmatch(path.name) and path.is_dir())
-    return [inside(root, path) for path in ours]
+    return [inside(root, path) for path in checkpoints_in(folder)]
 
 
 def whole(folders: Iterable[Path], root: Path) -> list[Path]:

@@ -214,8 +214,7 @@ def task_folders(run: RunDirectory) -> list[Path]:
     Raises:
         UserError: a symlink leads out of the run.
     """
-    folders = sorted(folder for folder in run.tasks.glob("*") if (folder / "config.json").is_file())
-    return [inside(run.root, folder) for folder in folders]
+    return [inside(run.root, folder) for folder in run.task_folders()]
 
 
 def _parsed(kind: type[T], data: dict[str, Any], place: Path) -> T:

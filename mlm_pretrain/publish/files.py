@@ -14,13 +14,14 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import get_token
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.config.public import public_records
 from mlm_pretrain.config.secrets import ACCESS_TOKEN, secrets
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.paths import files_inside, inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.card import write_cards
@@ -91,14 +92,19 @@ def _is_model(folder: Path) -> bool:
 def check_models(run: RunDirectory) -> None:
     """
     Raises:
-        UserError: weights were cut short, by a crash or a full disk.
+        UserError: a file isn't what was written, or weights are cut short or not finite.
     """
-    for path in [weights for folder in (run.model, *task_folders(run)) for weights in _weights(folder)]:
+    from mlm_pretrain.training.bad_loss import first_not_finite_in  # imports torch
+
+    again = "rerun the stage that writes it"
+    for folder in (run.model, *task_folders(run)):
+        check_folder(folder, again)
         try:
-            with safe_open(path, framework="np"):
-                pass
+            broken = first_not_finite_in(folder)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged weights ({error}); rerun the stage that writes them") from None
+            raise UserError(f"{folder}: damaged weights ({error}); {again}") from None
+        if broken:
+            raise UserError(f"{folder}: the weights {broken} are not finite, and are not sent; {again}")
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from mlm_pretrain.stream.pack import Block, Segmenter, least_chunk_bytes
 from mlm_pretrain.stream.prepared import (
     SETTINGS,
     add_notes,
+    footer_digest,
     listed_files,
     read_manifest,
     read_notes,
@@ -53,6 +55,7 @@ CHUNK_BYTES = 4_000_000
 SHARD_TOKENS = 16_000_000
 GROUP_TOKENS = 1 << 18
 HASHES = ".hashes"
+_SHARD = re.compile(r"lane-\d{3,}-\d{5,}\.parquet|\.lane-.*\.tmp")
 
 
 def prepared_settings(config: Config, packing: bool, vocabulary: str, corpus: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def _make_room(folder: Path, settings: dict[str, Any]) -> None:
 
 def remove_shards(folder: Path) -> None:
     """Remove what `prepare` has written into a folder, and nothing else."""
-    shards = list(files_inside(folder, "source-*/*lane-*.parquet*"))
+    shards = [file for file in files_inside(folder, "source-*/*lane-*.parquet*") if _SHARD.fullmatch(file.name)]
     for name in (MANIFEST, SETTINGS):
         (folder / name).unlink(missing_ok=True)
     for file in shards:
@@ -187,7 +190,7 @@ def _totals(files: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _listed(file: dict[str, Any]) -> dict[str, Any]:
-    return {key: file[key] for key in ("name", "size", "sha256", "groups", "rows", "tokens")}
+    return {key: file[key] for key in ("name", "size", "sha256", "footer", "groups", "rows", "tokens")}
 
 
 @dataclass
@@ -244,7 +247,8 @@ class _Work:
                 if written:
                     rows.go(written[-1]["next"])
                 notes = self._write_shard(rows, file)
-            written.append({**notes, "name": file.relative_to(self.folder).as_posix(), **file_digest(file)})
+            name = file.relative_to(self.folder).as_posix()
+            written.append({**notes, "name": name, **file_digest(file), "footer": footer_digest(file)})
         return written
 
     def _open_rows(self, origin: Origin) -> TextRows:

@@ -12,7 +12,9 @@ groups are the pieces that are dealt to the lanes, every epoch anew, and the row
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not file.is_file() or file.stat().st_size != entry["size"]:
             what = "has another size than was written" if file.is_file() else "is missing"
             raise UserError(f"{file}: {what}; {REMEDY}")
+        if entry.get("footer") not in (None, footer_digest(file)):
+            raise UserError(f"{file}: damaged (its footer is not the one that was written); delete it, and {REMEDY}")
     return manifest
+
+
+def footer_digest(file: Path) -> str:
+    """The SHA-256 of a Parquet file's footer, which says where everything is; the pages have checksums of their own."""
+    with file.open("rb") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(size - 8, 0))
+        length = int.from_bytes(handle.read(4), "little") + 8
+        handle.seek(max(size - length, 0))
+        return hashlib.sha256(handle.read()).hexdigest()
 
 
 def listed_files(folder: Path, manifest: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
@@ -235,6 +249,6 @@ def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 def _errors_of(file: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException, KeyError) as error:
         what = str(error).splitlines()[0]
         raise UserError(f"{file}: damaged, or not a prepared shard ({what}); delete it, and {REMEDY}") from None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import find_fault
 from mlm_pretrain.io.whole import write_folder
+from mlm_pretrain.run import checkpoints_in
 
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -61,13 +63,13 @@ def save_checkpoint(
     write_folder(target, fill, manifest=True)
     if keep is not None:
         # A damaged one may be of a later step than this: it is not what is kept.
-        for old in [path for path in _by_step(target.parent) if path.name <= target.name][:-keep]:
+        for old in [path for path in checkpoints_in(target.parent) if path.name <= target.name][:-keep]:
             shutil.rmtree(old)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; each newer one that is skipped is named with what is wrong with it."""
-    for path in reversed(_by_step(folder)):
+    for path in reversed(checkpoints_in(folder)):
         fault = find_fault(path)
         if fault is None:
             return path
@@ -77,7 +79,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def recorded_identity(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that tells what run it is of, and what it tells; reads no more of it than that."""
-    for path in reversed(_by_step(folder)):
+    for path in reversed(checkpoints_in(folder)):
         if find_fault(path, [TRAINER_STATE]) is None:
             return path, read_state(path)["identity"]
     return None
@@ -85,8 +87,8 @@ def recorded_identity(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed saves have left beside the checkpoints."""
-    for pattern in (".step-*.tmp", ".step-*.old"):
-        for path in folder.glob(pattern):
+    for path in folder.glob(".step-*"):
+        if re.fullmatch(r"\.step-\d{8,}\.(tmp|old)", path.name) and path.is_dir():
             shutil.rmtree(path)
 
 
@@ -151,7 +153,3 @@ def _split_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
             else:
                 plain[f"{number}.{name}"] = value
     return tensors, plain
-
-
-def _by_step(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.is_dir()) if folder.is_dir() else []

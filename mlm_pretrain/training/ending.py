@@ -19,7 +19,7 @@ from typing import Any
 from mlm_pretrain import telemetry
 from mlm_pretrain.errors import UserError, first_line, is_panic, told_of_panic
 from mlm_pretrain.io.whole import read_json, write_json
-from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.run import RunDirectory, checkpoints_in, step_of
 from mlm_pretrain.training.interrupts import CTRL_C, EXIT_CODES, Interrupted
 
 RUNNING = "running"
@@ -82,8 +82,8 @@ def _reason(error: BaseException) -> tuple[str, int]:
 
 
 def _note(run: RunDirectory, stage: str, reason: str, **further: Any) -> None:
-    newest = max(run.checkpoints.glob("step-*"), default=None)
-    place = {"step": int(newest.name.removeprefix("step-")), "checkpoint": str(newest)} if newest else {}
+    newest = max(checkpoints_in(run.checkpoints), default=None)
+    place = {"step": step_of(newest), "checkpoint": str(newest)} if newest else {}
     write_json(run.end, {"stage": stage, "reason": reason, **place, **further, "time": _clock(time.time())})
 
 

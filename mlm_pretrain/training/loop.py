@@ -246,7 +246,8 @@ class Pretraining(TrainingState):
         )
         forward.close()
         self.model.train()
-        check_loss(figures, len(self.tokenizer), f"the model of step {self.progress.step}", self._guard.remedy)
+        what = f"the model of step {self.progress.step}"
+        check_loss(figures, len(self.tokenizer), what, self._guard.remedy, self.settings.max_loss)
         record = {f"heldout_{name}": figures[name] for name in ("loss", "perplexity", "accuracy", "top5_accuracy")}
         self._records.note(self.progress.step, {"tokens": self.progress.tokens, **record})
         telemetry.say(

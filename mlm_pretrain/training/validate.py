@@ -120,17 +120,18 @@ def held_out_pass(
     return {**whole, "documents": held_out.documents, "by_source": by_source}
 
 
-def check_loss(figures: dict[str, Any], vocabulary: int, what: str, remedy: str) -> None:
+def check_loss(figures: dict[str, Any], vocabulary: int, what: str, remedy: str, max_loss: float | None = None) -> None:
     """
     Args:
         figures: of `held_out_pass`.
         vocabulary: number of tokens.
         what: is scored.
+        max_loss: allowed, where it is above what is otherwise.
 
     Raises:
         Diverged: the loss is not finite, or far above what guessing gives.
     """
-    if not figures["loss"] <= highest_loss(vocabulary):
+    if not figures["loss"] <= max(highest_loss(vocabulary), max_loss or 0.0):
         raise Diverged(
             f"{what}: its held-out loss is {figures['loss']:.4g} nats a masked token, where guessing gives "
             f"{math.log(vocabulary):.3g}; {remedy}"

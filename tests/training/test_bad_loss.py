@@ -96,3 +96,24 @@ def test_without_bad_losses_skip_changes_nothing(corpus: Path, tmp_path: Path) -
         trainer.train()
     for one, other in zip(parameters(stop), parameters(skip), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_weights_that_the_last_step_has_ruined_are_not_saved(corpus: Path, tmp_path: Path) -> None:
+    # Above the largest float32: the weights become infinite, and no loss comes after that could tell.
+    trainer = trainer_of(corpus, tmp_path, budget={"steps": 1}, learning_rate=1e39)
+    with pytest.raises(UserError, match=r"the weights \S+ are not finite after step 1; .*training\.learning_rate"):
+        trainer.train()
+    assert not trainer.run.checkpoints.exists()
+
+
+@pytest.mark.parametrize("factor", [1e4, float("nan")])
+def test_a_held_out_loss_that_is_absurd_is_an_error_and_not_recorded(
+    factor: float, corpus: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(corpus, tmp_path, budget={"steps": 2})
+    trainer.validate()
+    for parameter in trainer.model.parameters():
+        parameter.data.mul_(factor)
+    with pytest.raises(UserError, match=r"the model of step 0: its held-out loss is .* where guessing gives 6\.4"):
+        trainer.validate()
+    assert len([record for record in MetricsLog(trainer.run.metrics).read() if "heldout_loss" in record]) == 1
