@@ -29,7 +29,7 @@ def second_start(bench: Bench) -> str:
     check("second/one" not in card and "first/one" in card, "the card tells of the second config")
     said = bench.again(run, "pretrain").finish()
     check("up to date" in said, said)
-    return f"{len(verbs)} verbs: one line, exit code 2, config.yaml untouched; the first was bit-identical, and its card"
+    return f"{len(verbs)} verbs: one line, exit code 2, config.yaml untouched; the first run was bit-identical"
 
 
 def divergence(bench: Bench) -> str:
