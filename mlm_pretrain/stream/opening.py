@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, TextConfig
 from mlm_pretrain.stream.lanes import LaneRows, RowSource, TextRows
+from mlm_pretrain.stream.open_files import may_stay_open
 from mlm_pretrain.stream.pack import Segmenter, least_chunk_bytes
 from mlm_pretrain.stream.prepared import PreparedRows, prepared_folder, read_manifest
 from mlm_pretrain.stream.shuffle import PIECES_PER_LANE, DocumentReader, Lane, Origin
@@ -33,8 +34,9 @@ def open_lanes(
     # Of all processes and workers, the one that has this lane warns.
     warns = any(lane.number == 0 for lane in lanes)
     prepared = config.stream.prepared
-    open_source_rows = _open_prepared(config) if prepared else _open_text(config, tokenizer, packing, warns)
     sources = range(len(config.text.sources))
+    stays_open = bool(prepared) or may_stay_open(len(lanes) * len(sources))
+    open_source_rows = _open_prepared(config) if prepared else _open_text(config, tokenizer, packing, warns, stays_open)
     return [
         LaneRows([open_source_rows(Origin(config.run.seed, number, lane)) for number in sources], config.text)
         for lane in lanes
@@ -42,7 +44,7 @@ def open_lanes(
 
 
 def _open_text(
-    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, warns: bool
+    config: Config, tokenizer: PreTrainedTokenizerBase, packing: bool, warns: bool, stays_open: bool
 ) -> Callable[[Origin], RowSource]:
     length = config.stream.sequence_length
     segmenter = Segmenter(tokenizer, length)
@@ -58,6 +60,7 @@ def _open_text(
             window_bytes=_window_bytes(config, origin),
             held_out_fraction=config.text.validation_fraction,
             max_epochs=_max_epochs(config.text, origin.source),
+            stays_open=stays_open,
         )
         return TextRows(origin, documents, segmenter, _chunk_bytes(config, origin), length, packing)
 

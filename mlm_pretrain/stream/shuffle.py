@@ -98,6 +98,8 @@ class RowReader:
         self._origin = origin
         self._epoch = self._part = self._row = 0
         self._parts: list[Part] = []
+        self._state: dict[str, Any] | None = None
+        """What the piece's dataset is to go on from, once it is opened."""
         self._piece: datasets.IterableDataset | None = None
         self._rows: Iterator[dict[str, Any]] | None = None
         self.go({"epoch": 0, "part": 0, "row": 0, "reader": None})
@@ -114,7 +116,8 @@ class RowReader:
                 self._row += 1
                 if mine:
                     return row
-            self._part, self._row, self._rows = self._part + 1, 0, None
+            self._part, self._row = self._part + 1, 0
+            self.close()
         self.go({"epoch": self._epoch + 1, "part": 0, "row": 0, "reader": None})
         return None
 
@@ -131,20 +134,24 @@ class RowReader:
     def place(self) -> State:
         """Where the next row is: `epoch`, number of the `part` in it, number of the `row` in its piece, and the state
         of the piece's dataset."""
-        reader = self._piece.state_dict() if self._piece is not None and self._row else None
+        reader = self._state if self._piece is None else self._piece.state_dict()
         return {"epoch": self._epoch, "part": self._part, "row": self._row, "reader": reader}
 
     def go(self, place: State) -> None:
         self._epoch, self._part, self._row = place["epoch"], place["part"], place["row"]
         self._parts = deal(self._dataset.num_shards, self._origin, self._epoch)
-        self._piece = self._rows = None
-        if place["reader"] is not None:
-            self._open(self._parts[self._part], place["reader"])
+        self._state, self._piece, self._rows = place["reader"], None, None
 
-    def _open(self, part: Part, state: State | None = None) -> None:
+    def close(self) -> None:
+        """Close the file that is read; the next row is found again in it."""
+        if self._piece is not None:
+            self._state = self._piece.state_dict() if self._row else None
+            self._piece = self._rows = None
+
+    def _open(self, part: Part) -> None:
         self._piece = self._dataset.shard(num_shards=self._dataset.num_shards, index=part.piece)
-        if state is not None:
-            self._piece.load_state_dict(state)
+        if self._state is not None:
+            self._piece.load_state_dict(self._state)
         self._rows = iter(self._piece)
 
 
@@ -187,6 +194,7 @@ class DocumentReader:
         window_bytes: UTF-8 bytes of text that are shuffled together.
         held_out_fraction: share of the documents that are never given.
         max_epochs: end after so many; None goes on for ever.
+        stays_open: whether a file is kept open from one window to the next.
         copies: which documents of a piece (see `document_number`) are copies of others, and dropped.
     """
 
@@ -198,6 +206,7 @@ class DocumentReader:
         window_bytes: int,
         held_out_fraction: float,
         max_epochs: int | None,
+        stays_open: bool = True,
         copies: Callable[[int], Container[int]] | None = None,
     ) -> None:
         self._rows = RowReader(dataset, origin)
@@ -207,6 +216,7 @@ class DocumentReader:
         self._window_bytes = window_bytes
         self._held_out_fraction = held_out_fraction
         self._max_epochs = max_epochs
+        self._stays_open = stays_open
         self._next: State = {"rows": self._rows.place(), "window": 0, "dropped": {}}
         self._begin = self._next
         self._window = _Window()
@@ -290,3 +300,5 @@ class DocumentReader:
                 window.add(text)
         window.shuffle(order_of(WINDOW, self._origin, number, size=len(window)))
         self._next = {"rows": self._rows.place(), "window": number + 1, "dropped": dict(sorted(dropped.items()))}
+        if not self._stays_open:
+            self._rows.close()

@@ -74,8 +74,9 @@ def test_rows_go_on_at_any_place(kind: str, lanes: int, tmp_path: Path) -> None:
 def test_documents_go_on_at_any_place(kind: str, tmp_path: Path) -> None:
     source = source_of(kind, tmp_path)
 
-    def reader() -> DocumentReader:
-        return DocumentReader(open_source(source), source, Origin(0, 0, Lane(1, 2)), 400, 0.0, max_epochs=2)
+    def reader(stays_open: bool = True) -> DocumentReader:
+        origin = Origin(0, 0, Lane(1, 2))
+        return DocumentReader(open_source(source), source, origin, 400, 0.0, max_epochs=2, stays_open=stays_open)
 
     whole = reader()
     states, taken = [json.dumps(whole.state())], []
@@ -83,6 +84,8 @@ def test_documents_go_on_at_any_place(kind: str, tmp_path: Path) -> None:
         taken.append(documents)
         states.append(json.dumps(whole.state()))
     assert sum(map(len, taken)) == len(ROWS)
+    closing = reader(stays_open=False)
+    assert list(iter(lambda: closing.take(60), [])) == taken and json.dumps(closing.state()) == states[-1]
     for start in range(0, len(taken), 5):
         again = reader()
         again.restore(json.loads(states[start]))
