@@ -74,6 +74,9 @@ class TaskConfig(OptimizerSection):
     """The second text of a pair."""
     label_column: str | list[str] = "label"
     """multi_label_classification: also a list, of columns that hold 0 or 1 for the label that they are named after."""
+    label_names: list[ClassName] | None = None
+    """The names behind labels or tags that are integers, in their order. Parquet files that `datasets` wrote, and
+    datasets of the Hub, have them already."""
     tokens_column: str = "tokens"
     tags_column: str = "ner_tags"
     spans_column: str = "entities"

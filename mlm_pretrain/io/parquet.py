@@ -47,9 +47,8 @@ def batches(
 
 
 def rows(parquet: pq.ParquetFile, start: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows as plain values: class names for their numbers, numbers for decimals, text for bytes that are text."""
-    names = class_names(parquet.schema_arrow)
-    converts = [_converter(field.type, names.get(field.name)) for field in parquet.schema_arrow]
+    """Rows as plain values: numbers for decimals, text for bytes that are text."""
+    converts = [_converter(field.type) for field in parquet.schema_arrow]
     for batch in batches(parquet, start):
         columns = [
             column.to_pylist() if convert is None else [convert(value) for value in column.to_pylist()]
@@ -77,12 +76,10 @@ def _names(feature: Any) -> list[str] | None:
     return _names(feature["feature"]) if "feature" in feature else None
 
 
-def _converter(kind: pa.DataType, names: list[str] | None) -> Convert | None:
+def _converter(kind: pa.DataType) -> Convert | None:
     """What makes a column's values plain; None if they are."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if names is not None:
-        return lambda value: _named(value, names)
     if pa.types.is_decimal(kind):
         return _number
     if pa.types.is_float16(kind):
@@ -90,15 +87,6 @@ def _converter(kind: pa.DataType, names: list[str] | None) -> Convert | None:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return as_text
     return None
-
-
-def _named(value: Any, names: list[str]) -> Any:
-    """A class that isn't told, -1, becomes None; what else stands for no class stays."""
-    if isinstance(value, list):
-        return [_named(item, names) for item in value]
-    if value == -1:
-        return None
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _number(value: decimal.Decimal | None) -> float | int | None:

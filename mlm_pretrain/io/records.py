@@ -68,6 +68,8 @@ class Records:
     ) -> None:
         self.tally = Tally(str(file))
         """Of what has been read so far."""
+        self.class_names: dict[str, list[str]] = {}
+        """The names behind integers by column, of a Parquet file that has them; known once the first record is."""
         self._file = file
         self._reading = reading or Reading()
         self._words = words if formats.suffix_of(file) in formats.CONLL else None
@@ -90,6 +92,7 @@ class Records:
             return self._sentences(self._open(opened), self._words)
         if form == "parquet":
             file = opened.enter_context(parquet.open_parquet(self._file))
+            self.class_names = parquet.class_names(file.schema_arrow)
             return self._numbered(parquet.rows(file, self._skip))
         if form in formats.TABLES:
             return self._table(self._open(opened, keep_ends=True), form)

@@ -20,6 +20,7 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
 from mlm_pretrain.tasks.examples import Examples, Row
+from mlm_pretrain.tasks.labels import label_columns, named
 from mlm_pretrain.tasks.readers import read_rows
 from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.text.datasets_cache import settle_datasets_cache
@@ -103,7 +104,8 @@ def _from_files(task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction:
     if task.train is None:
         raise UserError(f"task '{task.name}': train names no file; fine-tuning needs labelled examples")
     files = {"train": task.train, "validation": task.validation, "test": task.test}
-    return {name: (read_rows(file, task, adapter.reads_conll), file) for name, file in files.items() if file}
+    columns = label_columns(task, adapter.label_key)
+    return {name: (read_rows(file, task, adapter.reads_conll, columns), file) for name, file in files.items() if file}
 
 
 def _from_installed_docs(task: TaskConfig, adapter: type[TaskAdapter], held_out_fraction: float) -> Sources:
@@ -153,17 +155,17 @@ def _hub_rows(task: TaskConfig, adapter: type[TaskAdapter], found: Any, split: s
     else:
         raise UserError(f"task '{task.name}': {task.path} has no split '{split}'{nearest(split, found)}")
     place = f"{task.path}[{split}]"
-    return _named_rows(dataset, _label_columns(task, adapter), place), place
+    return _named_rows(dataset, label_columns(task, adapter.label_key), task.label_names, place), place
 
 
-def _named_rows(dataset: Dataset, columns: list[str], place: str) -> Iterator[Row]:
+def _named_rows(dataset: Dataset, columns: list[str], given: list[str] | None, place: str) -> Iterator[Row]:
     """Rows whose class numbers are class names; the columns of 0 and 1 for a label each stay."""
-    classes = {column: names for column in columns if (names := class_names(dataset.features.get(column)))}
+    classes = {column: names for column in columns if (names := given or class_names(dataset.features.get(column)))}
     for number, row in enumerate(dataset):
         at = f"{place}, row {number}"
         try:
             if len(columns) == 1:
-                row |= {column: named(row[column], names, at) for column, names in classes.items()}
+                row |= {column: named(row[column], names, at) for column, names in classes.items() if column in row}
             yield row, at
         except BadExample as error:
             yield error, at
@@ -175,28 +177,9 @@ def class_names(feature: Any) -> list[str] | None:
     return feature.names if isinstance(feature, datasets.ClassLabel) else None
 
 
-def named(value: Any, names: list[str], place: str) -> Any:
-    """Class numbers as class names.
-
-    Raises:
-        BadExample: a number is none of a class, as -1 where a row has no label.
-    """
-    if isinstance(value, list):
-        return [named(item, names, place) for item in value]
-    if not isinstance(value, int) or not 0 <= value < len(names):
-        problem = f"the label is {value}, which stands for no class"
-        raise BadExample(place, problem, "no label" if value in (-1, None) else "a label of no class")
-    return names[value]
-
-
-def _label_columns(task: TaskConfig, adapter: type[TaskAdapter]) -> list[str]:
-    column = getattr(task, adapter.label_key)
-    return [column] if isinstance(column, str) else list(column)
-
-
 def _is_unlabelled(dataset: Dataset, task: TaskConfig, adapter: type[TaskAdapter]) -> bool:
     """Whether a split hides its labels behind -1, as the test sets of public benchmarks do."""
-    columns = _label_columns(task, adapter)
+    columns = label_columns(task, adapter.label_key)
     plain = all(isinstance(dataset.features.get(name), datasets.ClassLabel | datasets.Value) for name in columns)
     return plain and all(label in (-1, None) for name in columns for label in dataset[name])
 

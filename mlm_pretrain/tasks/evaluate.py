@@ -22,7 +22,7 @@ from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.calibration import calibration_error, reliability
 from mlm_pretrain.tasks.examples import Examples
 from mlm_pretrain.tasks.finished import FinishedModel
-from mlm_pretrain.tasks.labels import warn_of_unseen
+from mlm_pretrain.tasks.labels import label_columns, warn_of_unseen
 from mlm_pretrain.tasks.readers import read_rows
 from mlm_pretrain.telemetry import figure, progress, say, table, warn
 
@@ -30,7 +30,7 @@ CHUNK = 1024
 """Examples whose logits are in memory together."""
 PLOTS = ("confusion.png", "reliability.png")
 CLASSES = "classes.json"
-READING = (*(field.name for field in fields(Reading)), "on_bad_examples")
+READING = (*(field.name for field in fields(Reading)), "on_bad_examples", "label_names")
 KEYS = sorted(name for name in TaskConfig.model_fields if name.endswith(("_column", "_columns")) or name in READING)
 """Those of a task's config that say how a file is read."""
 
@@ -75,7 +75,7 @@ def evaluate(
     adapter = model.adapter
     task = _task_config(model, columns or {})
     read = Examples(type(adapter), task)
-    read.read("data", read_rows(data, task, adapter.reads_conll), str(data))
+    read.read("data", read_rows(data, task, adapter.reads_conll, label_columns(task, adapter.label_key)), str(data))
     read.settle(adapter.labels)
     examples = read.splits["data"]
     labels = Counter(label for example in examples for label in adapter.labels_in(example))

@@ -6,9 +6,11 @@ import ast
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.telemetry import warn
 
 GAPS = ("nan", "NaN", "<NA>")
@@ -35,6 +37,31 @@ def is_gap(value: Any) -> bool:
 def whole_number(value: Any) -> Any:
     """Floats without a fraction as integers: what a table with gaps makes of class numbers."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def label_columns(task: TaskConfig, label_key: str) -> list[str]:
+    """What holds the labels of a task: one column, or one a label."""
+    column = getattr(task, label_key)
+    return [column] if isinstance(column, str) else list(column)
+
+
+def named(value: Any, names: Sequence[str], place: str) -> Any:
+    """Class numbers as class names, in lists and in text files too; what is a name already stays.
+
+    Raises:
+        BadExample: a number is none of a class, as -1 where a row has no label.
+    """
+    if isinstance(value, list):
+        return [named(item, names, place) for item in value]
+    if isinstance(value, str) and value in names:
+        return value
+    if isinstance(value, str) and " " in value.strip():
+        return [named(item, names, place) for item in value.split()]
+    number = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else whole_number(value)
+    if not isinstance(number, int) or not 0 <= number < len(names):
+        problem = f"the label is {value}, which stands for no class"
+        raise BadExample(place, problem, "no label" if number == -1 or is_gap(value) else "a label of no class")
+    return names[number]
 
 
 def read_list(text: str) -> list[Any] | None:

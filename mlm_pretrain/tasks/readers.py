@@ -6,8 +6,9 @@ adapter's `make_example`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
@@ -18,6 +19,8 @@ from mlm_pretrain.io.tables import AMBIGUOUS
 from mlm_pretrain.io.tally import REASONS
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
 from mlm_pretrain.tasks.examples import Examples, Row
+from mlm_pretrain.tasks.labels import label_columns as columns_of
+from mlm_pretrain.tasks.labels import named
 from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.telemetry import say
 
@@ -34,16 +37,20 @@ def read_examples(file: str | Path, adapter: type[TaskAdapter], task: TaskConfig
         UserError: with file and line, for whatever can't be read.
     """
     examples = Examples(adapter, task)
-    examples.read("data", read_rows(file, task, adapter.reads_conll), str(file))
+    examples.read("data", read_rows(file, task, adapter.reads_conll, columns_of(task, adapter.label_key)), str(file))
     examples.settle()
     return examples.splits["data"]
 
 
-def read_rows(file: str | Path, task: TaskConfig, conll: bool = False) -> Iterator[Row]:
+def read_rows(
+    file: str | Path, task: TaskConfig, conll: bool = False, label_columns: Sequence[str] = ()
+) -> Iterator[Row]:
     """The rows of a labelled file, in its order; at the end, one line says what was read.
 
     Args:
         conll: whether `.txt`, `.tsv`, … are CoNLL files; their rows have `task.tokens_column` and `task.tags_column`.
+        label_columns: what holds the labels. Numbers in it, if it is one, get the names that `task.label_names` or the
+            file itself (Parquet of `datasets`) has for them; several are columns of 0 and 1.
 
     Raises:
         UserError: with file and line, for whatever can't be read.
@@ -64,5 +71,22 @@ def read_rows(file: str | Path, task: TaskConfig, conll: bool = False) -> Iterat
             problem = record.problem.removeprefix(f"{record.place}: ")
             yield BadExample(record.place, problem, REASONS.get(record.dropped, record.dropped)), record.place
         elif record.dropped is None:
-            yield record.row, record.place
+            yield _with_names(record.row, task.label_names, records.class_names, label_columns, record.place)
     say(str(records.tally))
+
+
+def _with_names(
+    row: dict[str, Any],
+    given: list[str] | None,
+    own: Mapping[str, list[str]],
+    columns: Sequence[str],
+    place: str,
+) -> Row:
+    column = columns[0] if len(columns) == 1 else None
+    names = given or own.get(column or "")
+    if column in row and names:
+        try:
+            return {**row, column: named(row[column], names, place)}, place
+        except BadExample as error:
+            return error, place
+    return row, place

@@ -37,6 +37,9 @@ def typed(tag: str, place: str, number: int) -> str:
     """
     if tag in _UNTYPED:
         return f"{tag}-{UNNAMED}"
+    if tag.isdecimal():
+        problem = f"'{tag}' is a number, not a tag of entities; label_names: [O, B-…, …] gives the tags in their order"
+        raise BadExample(place, problem, "a tag that is a number", f"word {number}")
     if not is_tag(tag):
         problem = (
             f"'{tag}' is not a tag of entities; allowed are O, and B-, I-, E- or S- before the type "

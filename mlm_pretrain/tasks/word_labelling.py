@@ -80,7 +80,10 @@ class WordLabelling(TaskAdapter):
         if not labelled:
             return _unlabelled(row, task, place)
         tokens = strings(column(row, "tokens_column", task, place), task.tokens_column, place)
-        tags = strings(column(row, "tags_column", task, place), task.tags_column, place)
+        given = column(row, "tags_column", task, place)
+        if isinstance(given, list) and given and all(type(tag) is int for tag in given):
+            given = list(map(str, given))
+        tags = strings(given, task.tags_column, place)
         if len(tokens) != len(tags):
             problem = f"{len(tokens)} {task.tokens_column} but {len(tags)} {task.tags_column}"
             raise BadExample(place, problem, "words and tags differ in number")

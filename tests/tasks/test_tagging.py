@@ -62,7 +62,7 @@ def test_any_label_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text("# sent_id = 1\n1\tthe\tDT\n2\t5\tCD\n3\t.\t.\n4\t-\tB-\n")
     task = TOY.model_copy(update={"conll_columns": (1, 2)})
     assert read_examples(tmp_path / "a.conll", Tagging, task)[0]["tags"] == ["DT", "CD", ".", "B-"]
-    (tmp_path / "a.jsonl").write_text('{"tokens": ["a"], "upos": ["X"]}\n{"tokens": ["a"], "upos": [1]}\n')
+    (tmp_path / "a.jsonl").write_text('{"tokens": ["a"], "upos": ["X"]}\n{"tokens": ["a"], "upos": [null]}\n')
     with pytest.raises(UserError, match=r"a\.jsonl:2: upos must be a list of strings"):
         read_examples(tmp_path / "a.jsonl", Tagging, TOY)
 
