@@ -1,4 +1,4 @@
-"""Text of others, made fit for where it is shown: on a terminal, in Markdown, in a line of JSON.
+"""Text of others, made fit for where it is shown: on a terminal, in Markdown, in JSON, in a spreadsheet.
 
 Names of classes, columns, files and tasks, texts, and what libraries say of them may hold anything: sequences that
 steer a terminal, marks that turn a line around, HTML, bars, backticks. Whatever is printed or written into a card goes
@@ -113,6 +113,18 @@ def json_line(data: Any, stream: Any = None) -> str:
     encoding = str(getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
     line = json.dumps(data, ensure_ascii=encoding not in ("utf8", "utf16", "utf32"))
     return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+
+
+# -- tables that spreadsheets open ----------------------------------------------------------------------------------
+
+# What a spreadsheet calculates, and so may send away what stands beside it: `=…`, `@f(…)`, `+f(…)`, `-2+cmd|…!A1`. A
+# text that begins with a name (@somebody), a number or a hyphen is none.
+_FORMULA = re.compile(r"\s*(?:=|@[\w.]+\(|[+-]\S*[(|!])")
+
+
+def csv_cell(value: Any) -> Any:
+    """A value of a table's cell; a text that spreadsheets would take for a formula has an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 # -- Markdown -------------------------------------------------------------------------------------------------------

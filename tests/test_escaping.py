@@ -103,6 +103,20 @@ def test_an_error_is_one_harmless_line(message: str, name: str) -> None:
     assert is_harmless(said) and "\n" not in said
 
 
+@pytest.mark.parametrize(
+    "text", ["=1+1", " =HYPERLINK(A1)", "@SUM(1)", "+cmd|' /C calc'!A0", "-2+3+cmd|'x'!A0", "\t=1"]
+)
+def test_a_spreadsheet_calculates_no_text(text: str) -> None:
+    assert escaping.csv_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    "value", ["@somebody is (mostly) right!", "- a point (first)", "-5", "+1 (good)", "a=b", 3, -0.5]
+)
+def test_other_texts_and_numbers_stay_as_they_are(value: object) -> None:
+    assert escaping.csv_cell(value) == value
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_none_is_a_dash(value: float | None) -> None:
     assert telemetry.figure(value) == "–" and telemetry.figure(0.25, ".1%") == "25.0%"

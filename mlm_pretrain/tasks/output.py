@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.escaping import json_line
+from mlm_pretrain.escaping import csv_cell, json_line
 from mlm_pretrain.io.locks import lock_file
 from mlm_pretrain.io.plain_json import dumps, finite
 from mlm_pretrain.io.whole import fsync, read_json, write_json
@@ -69,12 +69,12 @@ class Output:
         writer = csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         if self.progress.columns is None and records:
             self.progress.columns = list(dict.fromkeys(name for record in records for name in record))
-            writer.writerow(self.progress.columns)
+            writer.writerow(map(csv_cell, self.progress.columns))
         for record in records:
             for name, value in record.items():
                 if isinstance(value, dict | list):
                     raise UserError(f"{name} is no single value, which a table can't hold; give a .jsonl file")
-            writer.writerow([record.get(name, "") for name in self.progress.columns or ()])
+            writer.writerow([csv_cell(record.get(name, "")) for name in self.progress.columns or ()])
         return buffer.getvalue()
 
 

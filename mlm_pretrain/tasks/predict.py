@@ -53,7 +53,8 @@ def predict(
         model_dir: a fine-tuned model, a folder or a Hub repository; its architecture tells the task.
         input: jsonl (`.jsonl`, `.json`, `.ndjson`), `.csv` or `.tsv` with a header, `.parquet`, or else one text a
             line; `.gz`, `.zst`, `.xz`, `.bz2` of each. Empty lines are passed over.
-        output: `.jsonl`; of tasks with single values also `.csv` or `.tsv`; by default lines of JSON on standard
+        output: `.jsonl`; of tasks with single values also `.csv` or `.tsv` (where a text that spreadsheets would take
+            for a formula, as `=1+1`, has an apostrophe before it); by default lines of JSON on standard
             output. Per row, in the order of the input, its `id` if it has one, `text` (and `text_pair`, or `question`
             and `context`), and what the task says of it: `label` and `score`; `entities`, a list of `{"type", "start",
             "end", "text", "score"}` with `start` and `end` in characters of the text; and so on. The file appears when
