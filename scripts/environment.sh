@@ -33,8 +33,10 @@ if [ "$wanted" != "$(cat ".venv/installed-${extras:-plain}" 2>/dev/null)" ]; the
     else
         lists+=(--requirement locks/torch.txt)
     fi
-    # No dependencies: the lists are whole, which `pip check` confirms.
-    install --no-deps --require-hashes "${lists[@]}"
+    # No dependencies: the lists are whole, which `pip check` confirms. No isolation: what builds a package from source
+    # would be fetched without digests.
+    install --no-deps --require-hashes --requirement locks/build.txt
+    install --no-deps --require-hashes --no-build-isolation "${lists[@]}"
     install --no-deps --no-build-isolation --editable .
     .venv/bin/python -m pip check --disable-pip-version-check >&2
     echo "$wanted" > ".venv/installed-${extras:-plain}"

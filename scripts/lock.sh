@@ -4,6 +4,7 @@
 # was locked stays as it is where that still fits. To take the newest of everything: rm locks/*.txt first.
 #   plain.txt  what the package needs      torch.txt  torch, and the CUDA libraries of its build on PyPI
 #   dev.txt    what its tests need besides
+#   build.txt  what builds the package, and those of the others that come as source
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=$(mktemp -d)
@@ -13,16 +14,17 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p locks
 cat locks/*.txt > "$work/known.txt" 2>/dev/null || true
 
-compile() { # the name of the list, then options
+compile() { # the name of the list, then what it is made of
     local list=$1; shift
     cp "$work/known.txt" "$work/$list.txt"
-    # The build backend is installed too, so that nothing is fetched beside the lists.
-    echo "setuptools" | "$work/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-header --no-annotate --constraint constraints.txt "$@" --output-file "$work/$list.txt" pyproject.toml - >/dev/null
+    "$work/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+        --no-annotate --constraint constraints.txt --output-file "$work/$list.txt" "$@" >/dev/null
 }
-compile dev --extra dev
-cp "$work/dev.txt" "$work/known.txt"
-compile plain
+compile dev --extra dev pyproject.toml
+cat "$work/dev.txt" >> "$work/known.txt"
+compile plain pyproject.toml
+printf '%s\n' setuptools setuptools-scm wheel > "$work/build.in"
+compile build "$work/build.in"
 
 "$work/venv/bin/python" - "$work" <<'PYTHON'
 import re, sys
@@ -42,4 +44,5 @@ plain, dev = entries("plain"), entries("dev")
 write("torch", [entry for entry in plain if cuda.match(entry)])
 write("plain", [entry for entry in plain if not cuda.match(entry)])
 write("dev", [entry for entry in dev if entry not in plain])
+write("build", entries("build"))
 PYTHON

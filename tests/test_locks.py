@@ -59,7 +59,7 @@ def test_the_lists_agree_with_what_people_read() -> None:
             assert requirement.specifier.contains(locked[name]), f"{requirement}: run scripts/lock.sh"
             assert pinned[name] == locked[name], f"{name}: pin it in constraints.txt and run scripts/lock.sh"
     assert {name: locked[name] for name in pinned} == pinned
-    assert "setuptools" in on_linux("plain")  # which builds the package
+    assert {"setuptools", "wheel"} <= on_linux("build", "plain", "torch", "dev").keys()  # which build the package
 
 
 def test_the_cuda_libraries_are_apart() -> None:
