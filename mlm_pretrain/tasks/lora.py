@@ -20,6 +20,9 @@ from mlm_pretrain.models.loading import ADAPTER_CONFIG, Checkpoint
 from mlm_pretrain.tasks.adaptation import Adaptation
 from mlm_pretrain.tasks.encoder import load_model
 
+MERGED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3")
+"""Kinds of adapters that become part of the encoder; others name further things to load, each in its own way."""
+
 
 class LowRank(Adaptation):
     """The adapters, the head and a pooler are trained.
@@ -96,8 +99,9 @@ def merged(auto_class: Any, place: Checkpoint, config: PretrainedConfig) -> PreT
         raise UserError(f"{place}: no adapter_model.safetensors; pickled adapters are never read: save them again")
     try:
         named = peft.PeftConfig.from_pretrained(folder)
-        if named.is_prompt_learning or not named.base_model_name_or_path:
-            raise ValueError(f"{named.peft_type} has nothing to merge into an encoder that it names")
+        kind = getattr(named.peft_type, "value", named.peft_type)
+        if kind not in MERGED or not named.base_model_name_or_path:
+            raise ValueError(f"{kind} has nothing to merge into an encoder that it names")
         base = load_model(
             auto_class, replace(place, path=named.base_model_name_or_path, revision=named.revision), config
         )

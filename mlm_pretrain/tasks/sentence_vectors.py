@@ -210,5 +210,5 @@ def follow(config: PretrainedConfig, recipe: Recipe) -> str | None:
         return None
     return (
         f"its sentence vectors are pooled by {wanted}, while the head of a {config.model_type} classifier reads the "
-        "first token: a probe on that is a worse one; encoder: full or lora learns over it"
+        "first token: a probe on that is a worse one; encoder: full or lora learns over it, `embed` gives its vectors"
     )

@@ -124,15 +124,23 @@ def test_pickled_adapters_are_never_read(tokenizer: PreTrainedTokenizerFast, tmp
     assert not mark.exists()
 
 
-def test_an_adapter_of_another_kind_is_one_line(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """A prompt's settings name a tokenizer, which is loaded with whatever arguments they give."""
+OTHERS = {
+    # A prompt's settings name a tokenizer, which is loaded with whatever arguments they give.
+    "PROMPT_TUNING": {"num_virtual_tokens": 2, "tokenizer_kwargs": None},
+    # A mixture names further adapters, pickled ones too.
+    "XLORA": {"hidden_size": 32, "adapters": {"0": "somebody/else"}},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_an_adapter_of_another_kind_is_one_line(kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     encoder, folder = tmp_path / "encoder", tmp_path / "adapter"
     tiny_checkpoint(encoder, "bert", tokenizer)
     shutil.copytree(encoder, folder)
-    prompt = {"peft_type": "PROMPT_TUNING", "base_model_name_or_path": str(encoder), "num_virtual_tokens": 2}
-    (folder / "adapter_config.json").write_text(json.dumps(prompt | {"task_type": "FEATURE_EXTRACTION"}))
+    named = {"peft_type": kind, "base_model_name_or_path": str(encoder), "task_type": "FEATURE_EXTRACTION"}
+    (folder / "adapter_config.json").write_text(json.dumps(named | OTHERS[kind]))
     save_file(load_file(encoder / "model.safetensors"), folder / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="has nothing to merge into an encoder"):
+    with pytest.raises(UserError, match=f"{kind} has nothing to merge into an encoder"):
         load_model(AutoModelForMaskedLM, folder, load_config(folder))
 
 
