@@ -18,7 +18,7 @@ import httpx
 import torch
 import transformers
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -202,15 +202,14 @@ class Checkpoint:
     def _not_on_the_hub(self, chain: list[BaseException]) -> UserError | None:
         """What the Hub itself said of the repository."""
         page = f"{constants.ENDPOINT}/{self}"
-        kinds = tuple(type(each) for each in chain)
-        if any(issubclass(kind, GatedRepoError) for kind in kinds):
+        if any(isinstance(each, GatedRepoError) for each in chain):
             return UserError(
                 f"{self}: a gated repository of the Hub: ask for access at {page}, then log in with `hf auth login` "
                 "or set HF_TOKEN"
             )
-        if any(issubclass(kind, RevisionNotFoundError) for kind in kinds):
+        if any(isinstance(each, RevisionNotFoundError) for each in chain):
             return UserError(f"{self}: the Hub's repository has no revision '{self.revision}'; see {page}/tree/main")
-        if any(issubclass(kind, RepositoryNotFoundError) for kind in kinds):
+        if any(isinstance(each, RepositoryNotFoundError) for each in chain):
             return UserError(
                 f"{self}: neither a folder here nor a repository that the Hub shows you; check the name, and if it is "
                 "private log in with `hf auth login` or set HF_TOKEN"
@@ -229,7 +228,8 @@ class Checkpoint:
                 f"{self}: no folder, and the Hub is not within reach ({constants.ENDPOINT}: {reason}); check the "
                 "network, or give a folder"
             )
-        return UserError(f"{self}: can't be loaded from the Hub: {reason}")
+        answers = [first_line(each) for each in causes(error) if isinstance(each, HfHubHTTPError)]
+        return UserError(f"{self}: can't be loaded from the Hub: {answers[0] if answers else reason}")
 
     def _without_safetensors(self) -> UserError:
         """Which other weights there are."""

@@ -191,7 +191,9 @@ def test_why_a_hub_checkpoint_can_not_be_used(
         upload(hub, f"lab/{name}", tmp_path / name)
     hub.repos["lab/private"].private = True
     hub.faults += [Fault(".* /(api/models/)?lab/gated", status=403, message="ask first", code="GatedRepo")]
-    places = [f"lab/{name}" for name in names] + ["lab/whole@v9", "lab/missing"]
+    wrong = "Invalid credentials in Authorization header"
+    hub.faults += [Fault(".* /(api/models/)?lab/locked", status=401, message=wrong)]
+    places = [f"lab/{name}" for name in names] + ["lab/whole@v9", "lab/missing", "lab/locked"]
     home = tmp_path / "home"
     done = client(OPEN, *places, endpoint=hub.endpoint, home=home, token=None)
     said = dict(line.split(" | ") for line in done.stdout.splitlines())
@@ -205,6 +207,7 @@ def test_why_a_hub_checkpoint_can_not_be_used(
     for name in ("private", "missing"):
         assert "neither a folder here nor a repository that the Hub shows you" in said[f"lab/{name}"]
     assert "has no revision 'v9'" in said["lab/whole@v9"]
+    assert "can't be loaded from the Hub: " in said["lab/locked"] and "401" in said["lab/locked"]
     assert not mark.exists() and not any("within reach" in line for line in said.values())
     # Nobody was asked to convert anything.
     assert not hub.asked("POST (?!/api/(models|whoami))")
