@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import supports_packing
@@ -48,7 +49,7 @@ def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
     forward.close()
     again = f"`mlm-pretrain pretrain {run.root} --force` writes it again"
     remedy = f"its weights are damaged, or not of this tokenizer; {again}"
-    check_loss(figures, len(tokenizer), str(run.model), remedy)
+    check_loss(figures, vocabulary_size(tokenizer), str(run.model), remedy)
     guesses = [fill_mask(model, tokenizer, text) for text in config.evaluation.fill_mask]
     return {"heldout": figures, "fill_mask": guesses}
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import ObjectiveConfig, Ramp
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.objectives.base import IGNORE, OBJECTIVES, Objective, Rows, rate_at
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.text.tokenizer import ordinary_token_ids, special_token_ids, word_start_tables
@@ -53,7 +54,7 @@ class MaskedLM:
             )
         self._mask_id = int(tokenizer.mask_token_id)
         self._ordinary = ordinary_token_ids(tokenizer)
-        self._special = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
+        self._special = np.zeros(vocabulary_size(tokenizer), dtype=bool)
         self._special[special_token_ids(tokenizer)] = True
         self._words = None if config.masking == "token" else word_start_tables(tokenizer)
 

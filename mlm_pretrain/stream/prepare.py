@@ -28,6 +28,7 @@ from mlm_pretrain.io.digests import MANIFEST, file_digest
 from mlm_pretrain.io.locks import held
 from mlm_pretrain.io.paths import files_inside, inside
 from mlm_pretrain.io.whole import fsync, read_json, remove_leftovers, write_json
+from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.stream.jobs import Meter, run_jobs
 from mlm_pretrain.stream.lanes import TextRows
 from mlm_pretrain.stream.pack import Block, Segmenter, least_chunk_bytes
@@ -276,7 +277,7 @@ class _Work:
         totals = Counter({"groups": 0, "rows": 0, "tokens": 0, "documents": 0, "bytes": 0})
         # A process whose parent was killed may still be at work on this shard for a moment: a name of our own.
         beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        kind = np.uint16 if len(self.tokenizer) <= 1 << 16 else np.int32
+        kind = np.uint16 if vocabulary_size(self.tokenizer) <= 1 << 16 else np.int32
         ended = False
         with shard_writer(beside, np.dtype(kind)) as writer:
             while not ended and totals["tokens"] < SHARD_TOKENS:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.telemetry import figure as number
 from mlm_pretrain.telemetry import table
 from mlm_pretrain.text.vocabulary import ordinary_token_ids
@@ -28,7 +29,7 @@ def tokenizer_report(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -
         (the first 20 that are more than a character). Rates are None where there is no text.
     """
     ordinary = ordinary_token_ids(tokenizer)
-    counts = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)
+    counts = np.zeros(vocabulary_size(tokenizer), dtype=np.int64)
     normalizer = tokenizer.backend_tokenizer.normalizer
     documents = size = words = exact = exact_raw = 0
     stream = iter(texts)

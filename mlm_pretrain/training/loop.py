@@ -13,6 +13,7 @@ import torch
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
@@ -98,7 +99,7 @@ class Pretraining(TrainingState):
         log.rewind(self.progress.step)
         self._guard = PretrainingGuard(
             self.settings,
-            len(self.tokenizer),
+            vocabulary_size(self.tokenizer),
             source_names(config.text),
             run.checkpoints,
             self.processes,
@@ -247,7 +248,7 @@ class Pretraining(TrainingState):
         forward.close()
         self.model.train()
         what = f"the model of step {self.progress.step}"
-        check_loss(figures, len(self.tokenizer), what, self._guard.remedy, self.settings.max_loss)
+        check_loss(figures, vocabulary_size(self.tokenizer), what, self._guard.remedy, self.settings.max_loss)
         record = {f"heldout_{name}": figures[name] for name in ("loss", "perplexity", "accuracy", "top5_accuracy")}
         self._records.note(self.progress.step, {"tokens": self.progress.tokens, **record})
         telemetry.say(

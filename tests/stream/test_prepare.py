@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import Config
@@ -25,6 +26,7 @@ from mlm_pretrain.stream.pack import Block
 from mlm_pretrain.stream.prepare import prepare, prepared_settings
 from mlm_pretrain.stream.prepared import read_group, read_manifest, refuse_stale
 from mlm_pretrain.text.mixture import is_held_out
+from mlm_pretrain.text.tokenizer import SPECIAL_TOKENS
 from tests.conftest import tiny_config
 from tests.stream.test_order import digest, run
 
@@ -287,3 +289,21 @@ def test_shards_that_are_being_written_are_left_to_who_writes_them(
         with pytest.raises(UserError, match="another process is preparing"):
             make(config, tokenizer)
     make(config, tokenizer)
+
+
+def test_ids_above_what_two_bytes_hold_are_kept_however_few_tokens_there_are(
+    corpus: Path, documents: list[str], tmp_path: Path
+) -> None:
+    words = sorted({word for text in documents for word in text.split()})
+    special = {name: number for number, name in enumerate(SPECIAL_TOKENS)}
+    inner = Tokenizer(models.WordLevel({**special, **{word: 70_000 + n for n, word in enumerate(words)}}, "[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    frame = [("[CLS]", special["[CLS]"]), ("[SEP]", special["[SEP]"])]
+    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
+    names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL_TOKENS}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    assert len(tokenizer) < 1 << 16
+    make(config_for(corpus, tmp_path), tokenizer)
+    known = {*range(5), *range(70_000, 70_000 + len(words))}
+    ids = {number for block in blocks(tmp_path / "prepared") for number in block.ids.tolist()}
+    assert ids <= known and max(ids) > 70_000
