@@ -89,23 +89,37 @@ def build_model(
     return model
 
 
-def make_model_config(
-    settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int
-) -> PreTrainedConfig:
-    """The transformers config of a model that is not loaded from a checkpoint."""
+def model_keys(settings: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """The architecture of a model that is not loaded from a checkpoint, and the keys of its config that are given.
+
+    Raises:
+        UserError: an unknown preset or architecture, or a config key that is nearly one of the architecture's.
+    """
     given = {**(read_preset(settings.preset) if settings.preset else {}), **settings.config}
     model_type = settings.model_type or given.pop("model_type", None)
     given.pop("model_type", None)
     if model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         known = nearest(str(model_type), MODEL_FOR_MASKED_LM_MAPPING_NAMES)
         raise UserError(f"model.model_type: transformers has no masked-LM class for '{model_type}'{known}")
-    defaults = AutoConfig.for_model(model_type)
-    known_keys = set(defaults.to_dict()) | {"global_attn_every_n_layers"}
-    for key in given:
-        if key in known_keys:
-            continue
+    known_keys = _known_keys(AutoConfig.for_model(model_type))
+    for key in given.keys() - known_keys:
         if difflib.get_close_matches(key, known_keys, cutoff=0.8):
             raise UserError(f"model.config.{key}: {model_type} has no such key{nearest(key, known_keys)}")
+    return model_type, given
+
+
+def _known_keys(defaults: PreTrainedConfig) -> set[str]:
+    return set(defaults.to_dict()) | {"global_attn_every_n_layers"}
+
+
+def make_model_config(
+    settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int
+) -> PreTrainedConfig:
+    """The transformers config of a model that is not loaded from a checkpoint."""
+    model_type, given = model_keys(settings)
+    defaults = AutoConfig.for_model(model_type)
+    known_keys = _known_keys(defaults)
+    for key in given.keys() - known_keys:
         # Some architectures read keys that their config doesn't declare (DeBERTa-v2's position_buckets).
         telemetry.warn(f"model.config.{key}: not a declared key of {model_type}; handed on as it is")
     positions = sequence_length + first_position(model_type, tokenizer.pad_token_id)

@@ -14,8 +14,10 @@ import contextlib
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.inputs import model_inputs
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.stages.common import holding
+from mlm_pretrain.stages.common import holding, is_up_to_date
+from mlm_pretrain.stages.early import check_names, check_task_names, look_at_tasks
 from mlm_pretrain.stages.pretraining import evaluate, pretrain, pretrain_on
 from mlm_pretrain.stages.publishing import push, report, write_cards
 from mlm_pretrain.stages.tasks import finetune
@@ -37,8 +39,18 @@ def run_all(config: Config) -> RunDirectory:
         return _run_all(config, processes)
 
 
+def _look_ahead(config: Config) -> None:
+    """Before hours of pretraining: refuse what would fail after them."""
+    run = RunDirectory.of(config)
+    if not is_up_to_date(run, "pretrain", model_inputs(config), run.model, "pretraining"):
+        check_names(config)
+        check_task_names(config.tasks)
+        look_at_tasks(config, config.tasks)
+
+
 def _run_all(config: Config, processes: Processes) -> RunDirectory:
     if processes.rank == 0:
+        _look_ahead(config)
         train_tokenizer_alone(config, force=False)
     pretrain_on(config, processes, force=False)
     if RunDirectory.of(config).validation.stat().st_size:

@@ -21,6 +21,7 @@ from mlm_pretrain.stages.common import (
     skipped,
     stage,
 )
+from mlm_pretrain.stages.early import check_names
 from mlm_pretrain.stages.publishing import write_cards
 from mlm_pretrain.stages.text import prepare_alone, train_tokenizer_alone
 from mlm_pretrain.training.interrupts import Interrupts
@@ -69,6 +70,7 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
         processes.broadcast(False)
         send_left(run, config.publish)
         return
+    check_names(config)
     refuse_other_run(config, run)
     if not has_tokenizer(run, text_inputs(config)):
         train_tokenizer_alone(config, force=False)

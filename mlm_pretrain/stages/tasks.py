@@ -10,9 +10,9 @@ from mlm_pretrain.config import Config, Sweep, TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import folder_digests, model_inputs
 from mlm_pretrain.io.digests import check_folder, file_digest
-from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.common import check_encoder, holding, is_up_to_date, skipped, stage
+from mlm_pretrain.stages.early import check_task_names, look_at_tasks, task_checkpoint
 from mlm_pretrain.stages.publishing import write_cards
 from mlm_pretrain.training.processes import leave_to_rank_zero
 
@@ -48,7 +48,10 @@ def finetune(
         chosen = [task.model_copy(update={"train_fractions": list(train_fractions)}) for task in chosen]
     if any(not task.origin for task in chosen):
         check_encoder(RunDirectory.of(config))
+    check_task_names(chosen)
     with holding(config) as run:
+        # The first is looked at where it is trained.
+        look_at_tasks(config, [task for task in chosen[1:] if not run.task(task.name).exists()])
         for task in chosen:
             _finetune_one(config, run, task, force, sweep)
         write_cards(config)
@@ -80,23 +83,13 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
         run.write_config(config, ["tasks"], task=task.name)
         result = train(
             task,
-            _checkpoint(config, run, task),
+            task_checkpoint(config, run, task),
             run.task(task.name),
             held_out_fraction=config.text.validation_fraction,
             sweep=sweep,
             inputs=inputs,
         )
         run.record_task(task.name, result)
-
-
-def _checkpoint(config: Config, run: RunDirectory, task: TaskConfig) -> Checkpoint:
-    """What the task starts from, and whether its code may run."""
-    if (origin := task.origin) is None:
-        trusted = config.model.trust_remote_code
-        return Checkpoint(str(run.model), None, trusted, "model.trust_remote_code=true")
-    number = [each.name for each in config.tasks].index(task.name)
-    consent = f"tasks.{number}.model={{path: {origin.path}, trust_remote_code: true}}"
-    return Checkpoint(origin.path, origin.revision, origin.trust_remote_code, consent)
 
 
 def _lacks(figures: dict[str, Any], fractions: Sequence[float]) -> bool:

@@ -68,8 +68,7 @@ def load_examples(task: str, held_out_fraction: float) -> Splits:
     Raises:
         UserError: too few documents are held out, too few packages are installed, or there is no set for the task.
     """
-    if task not in ("classification", "ner"):
-        raise UserError(f"tasks: source 'installed_docs' has sets for classification and ner, none for {task}")
+    check_kind(task)
     examples = (
         _library(_documents(held_out_fraction)) if task == "classification" else _api(_documents(held_out_fraction))
     )
@@ -80,6 +79,15 @@ def load_examples(task: str, held_out_fraction: float) -> Splits:
                 f"{held_out_fraction}; 0.05 gives several hundred"
             )
     return examples
+
+
+def check_kind(task: str) -> None:
+    """
+    Raises:
+        UserError: there is no set for this kind of task.
+    """
+    if task not in ("classification", "ner"):
+        raise UserError(f"tasks: source 'installed_docs' has sets for classification and ner, none for {task}")
 
 
 def _documents(held_out_fraction: float) -> list[_Document]:

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.tasks.adapter import TaskAdapter
-from mlm_pretrain.tasks.data import LabelledData, complete, read_splits
+from mlm_pretrain.tasks.data import LabelledData, Splits, complete, read_splits
 from mlm_pretrain.tasks.labels import warn_of_unseen
 from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.telemetry import say
+
+MOST = 200_000
+"""Rows of each split that are looked at before pretraining."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,24 @@ def read_materials(task: TaskConfig, held_out_fraction: float) -> Materials:
         UserError: with the place, for whatever is missing, malformed, or no data to learn from.
     """
     adapter = TASKS[task.task]
-    splits = read_splits(task, adapter, held_out_fraction)
+    return _materials(task, adapter, read_splits(task, adapter, held_out_fraction))
+
+
+def look_at(task: TaskConfig) -> Materials | None:
+    """As `read_materials`, of the first `MOST` rows of each split; None if there are more, as labels may stand there.
+
+    Raises:
+        UserError: as `read_materials`, as far as has been read.
+    """
+    adapter = TASKS[task.task]
+    splits = read_splits(task, adapter, most=MOST + 1)
+    if max(len(rows or ()) for rows in (splits.train, splits.validation, splits.test)) > MOST:
+        say(f"{task.name}: the first {MOST:,} rows of each split can be used; the others aren't looked at yet")
+        return None
+    return _materials(task, adapter, splits)
+
+
+def _materials(task: TaskConfig, adapter: type[TaskAdapter], splits: Splits) -> Materials:
     labels = adapter.label_names(splits.train, task)
     data = complete(splits, task, adapter)
     adapter.check(data.train, labels, task)

@@ -31,7 +31,7 @@ from mlm_pretrain.tasks.encoder import (
 )
 from mlm_pretrain.tasks.fit import REMEDY, Fit, Progress
 from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.materials import read_materials
+from mlm_pretrain.tasks.materials import Materials, read_materials
 from mlm_pretrain.tasks.sentence_files import read_recipe
 from mlm_pretrain.tasks.sentence_vectors import Recipe, follow, lower
 from mlm_pretrain.tasks.sequence import SequenceTask
@@ -100,20 +100,30 @@ def prepare(task: TaskConfig, encoder: Checkpoint, held_out_fraction: float, wor
         raise UserError("finetune: runs on one process for now; start it without accelerate launch")
     encoder.check()
     materials = read_materials(task, held_out_fraction)
-    adapter_class, data, labels = materials.adapter, materials.data, materials.labels
+    data = materials.data
     if data.test_is_validation:
         say(f"{task.name}: no test set, so the scores are those on validation")
-    config = load_config(encoder, labels, adapter_class.problem_type, task.config)
-    tokenizer = load_tokenizer(encoder, config)
-    length = window_length(config, tokenizer, task.max_length, task.stride)
-    if task.encoder == "frozen" and issubclass(adapter_class, SequenceTask) and (recipe := read_recipe(encoder)):
-        length = _as_its_vectors(task, encoder, recipe, config, tokenizer, length)
-    adapter = adapter_class(labels, tokenizer, length, task.stride, task)
+    config, adapter = make_adapter(task, encoder, materials)
     adapter.learn(data.train)
     features = {"train": adapter.encode(data.train), "validation": adapter.encode(data.validation)}
     features["test"] = features["validation"] if data.test_is_validation else adapter.encode(data.test)
     accelerator, metric, dropped = _accelerator(work, task), materials.metric, materials.dropped
     return Setup(task, encoder, config, adapter, data, features, accelerator, work, metric, dropped)
+
+
+def make_adapter(task: TaskConfig, encoder: Checkpoint, materials: Materials) -> tuple[PretrainedConfig, TaskAdapter]:
+    """The config that the encoder will have with the task's head, and the task by its tokenizer.
+
+    Raises:
+        UserError: there is no such checkpoint, or it doesn't suit the task.
+    """
+    kind = materials.adapter
+    config = load_config(encoder, materials.labels, kind.problem_type, task.config)
+    tokenizer = load_tokenizer(encoder, config)
+    length = window_length(config, tokenizer, task.max_length, task.stride)
+    if task.encoder == "frozen" and issubclass(kind, SequenceTask) and (recipe := read_recipe(encoder)):
+        length = _as_its_vectors(task, encoder, recipe, config, tokenizer, length)
+    return config, kind(materials.labels, tokenizer, length, task.stride, task)
 
 
 def _as_its_vectors(

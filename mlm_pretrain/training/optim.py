@@ -14,7 +14,7 @@ from mlm_pretrain.models.tiling import fused_parts
 from mlm_pretrain.registry import Registry
 
 OPTIMIZERS: Registry[Callable[[nn.Module, OptimizerSection], torch.optim.Optimizer]] = Registry(
-    "optimizer", key="training.optim"
+    "optimizer", key="optim"
 )
 MUON_DEFAULTS: dict[str, Any] = {
     "lr_ratio": 8.0,
