@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.config_file import make_config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.escaping import visible
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.publish.card import render_encoder_card, render_task_card, write_cards
 from mlm_pretrain.publish.facts import CardFacts, FillMask, Prediction, public_records, read_facts
@@ -160,7 +161,7 @@ def test_public_records_keep_entries_apart_and_drop_secrets() -> None:
 _LINE = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=30)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(text=_LINE, token=_LINE, description=_LINE)
 def test_any_text_gives_a_valid_card(finished_run: RunDirectory, text: str, token: str, description: str) -> None:
     facts = read_facts(finished_run).model_copy(
@@ -230,3 +231,14 @@ def test_bad_records_are_one_line(copy_run: Callable[[], RunDirectory]) -> None:
     run.config.unlink()
     with pytest.raises(UserError, match=r"config\.yaml: no such config"):
         read_facts(run)
+
+
+@example(tags=["yes", "null", "1:0", "2026-11-27", "a: b", "- c", "x\n---\ny", "\u202ez", "1e3", "~"], licence="no")
+@settings(max_examples=30, deadline=None)
+@given(tags=st.lists(st.text(max_size=12), max_size=4), licence=st.sampled_from(["mit", "no", "off", "1.0", "null"]))
+def test_the_front_matter_keeps_every_word_a_word(finished_run: RunDirectory, tags: list[str], licence: str) -> None:
+    publish = PublishConfig(language="no", license=licence, tags=tags, hub_model_id="tester/mini")
+    card = render_encoder_card(read_facts(finished_run).model_copy(update={"publish": publish}))
+    data = ModelCard(str(card)).data
+    assert (data.language, data.license) == ("no", licence)
+    assert set(map(visible, tags)) <= set(data.tags) and card_problems(str(card)) == []
