@@ -218,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mlm_pretrain.training import ending, interrupts, processes
 
     telemetry.quiet_libraries()
+    sys.excepthook = telemetry.show_defect
     if arguments.log_format:
         os.environ[telemetry.LOG_FORMAT] = arguments.log_format
     try:

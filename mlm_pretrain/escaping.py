@@ -14,6 +14,8 @@ import re
 import sys
 from typing import Any
 
+from mlm_pretrain.credentials import without_credentials
+
 LONGEST_LINE = 1000
 """Characters of an error, and of a warning."""
 LONGEST_VALUE = 200
@@ -33,15 +35,17 @@ _PLAIN = {"→": "->", "±": "+-", "–": "-", "—": "-", "…": "...", "×": "
 def visible(text: object) -> str:
     r"""A name or a text as it is shown on one line: what has no shape of its own is written as Python writes it.
 
+    Credentials are taken out: addresses and settings come back in what libraries say of them.
+
     >>> print(visible("red\x1b[31m\nrow"))
     red\x1b[31m\nrow
     """
-    return _HIDDEN.sub(lambda match: _escape(match[0]), str(text))
+    return _HIDDEN.sub(lambda match: _escape(match[0]), without_credentials(str(text)))
 
 
 def terminal(text: object) -> str:
     """What may be sent to a terminal: as `visible`, but line ends are kept."""
-    return "\n".join(visible(line) for line in str(text).split("\n"))
+    return "\n".join(visible(line) for line in without_credentials(str(text)).split("\n"))
 
 
 def shortened(text: str, longest: int = LONGEST_LINE) -> str:
@@ -64,7 +68,7 @@ def given(value: object) -> str:
         shown = repr(value)
     except ValueError:  # Python refuses to write out whole numbers of thousands of digits
         shown = f"a {type(value).__name__} of very many digits"
-    return visible(shortened(shown, LONGEST_VALUE))
+    return shortened(visible(shown), LONGEST_VALUE)
 
 
 def _escape(character: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from mlm_pretrain.config import Config
-from mlm_pretrain.config.secrets import access_tokens
+from mlm_pretrain.config.secrets import REMEDY, find_secrets
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.io.locks import held, is_held
@@ -90,11 +90,10 @@ class RunDirectory:
             task: the one that is about to be run.
 
         Raises:
-            UserError: it holds an access token, or another process is at work in this run directory.
+            UserError: it holds a secret, or another process is at work in this run directory.
         """
-        for key in access_tokens(config.model_dump(mode="json")):
-            what = f"{key}: holds what looks like a Hub access token (hf_…), which is not written into {self.config}"
-            raise UserError(f"{what}: remove it, and log in with `hf auth login` or set HF_TOKEN")
+        for key, what in find_secrets(config.model_dump(mode="json")):
+            raise UserError(f"{key}: holds what looks like {what}, which is not written into {self.config}: {REMEDY}")
         written = config.model_dump(mode="json")
         with self.locked():
             if standing := self._standing_config():

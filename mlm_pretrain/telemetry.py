@@ -14,14 +14,17 @@ import math
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
 from mlm_pretrain import escaping
+from mlm_pretrain.credentials import without_credentials
 from mlm_pretrain.io.plain_json import dumps, finite
 from mlm_pretrain.io.whole import write_text
 
@@ -110,6 +113,7 @@ def reader_may_leave() -> Iterator[None]:
 def _speak(event: str, line: str, prefix: str = "") -> None:
     if not is_rank_zero():
         return
+    line = without_credentials(line)
     kind, console = log_format(), _Console(sys.stderr)
     if kind == "json":
         if line.strip():
@@ -133,6 +137,11 @@ def complain(line: str, fresh_line: bool = False) -> None:
         emit("error", message=line)
     else:
         print("\n" if fresh_line else "", f"error: {escaping.visible(line)}", sep="", file=sys.stderr)
+
+
+def show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback of a defect, as `sys.excepthook` shows it, without credentials."""
+    sys.stderr.write(without_credentials("".join(traceback.format_exception(kind, error, trace))))
 
 
 def emit(event: str, **values: Any) -> None:

@@ -1,25 +1,57 @@
-"""What may be in no config that is kept: access tokens, and values under keys that name a secret."""
+"""What may be in no config that is kept or sent: tokens, keys, passwords, signed addresses."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config.base import dotted
-from mlm_pretrain.config.public import SECRET_KEY
+from mlm_pretrain.credentials import find_credential, is_harmless, looks_random, names_secret
 
-ACCESS_TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{20,}")
-"""What the Hub's access tokens look like."""
+REMEDY = (
+    "remove it there; libraries read such things from the environment: HF_TOKEN (or `hf auth login`), "
+    "AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_ACCOUNT_KEY, FSSPEC_<PROTOCOL>_<OPTION>"
+)
+PROSE = {"fill_mask", "description", "citation", "add_tokens", "include", "exclude", "chat_template"}
+"""Keys of sentences, words and patterns: they may speak of passwords, and formulas look like chance."""
+NAMES = {"id2label", "label2id", "labels", "class_weight"}
+"""Keys of what labels are called."""
+_OF_STORAGE = {"storage_options", "client_kwargs", "headers"}
+_STORAGE_SECRETS = {"key", "password", "pass", "pat"}
+"""What else is a secret among the options of a file system: `key` of s3fs."""
 
 
-def access_tokens(data: Any) -> Iterator[str]:
-    """The dotted keys of values that hold what looks like an access token of the Hub."""
-    return (key for key, value in dotted(data).items() if isinstance(value, str) and ACCESS_TOKEN.search(value))
+def find_secrets(data: Any) -> Iterator[tuple[str, str]]:
+    """The dotted keys of plain data that hold a secret, each with what it looks like.
 
-
-def secrets(data: Any) -> Iterator[str]:
-    """The dotted keys that name a secret and have a text for a value: `text.sources.0.options.password`."""
+    >>> list(find_secrets({"options": {"storage_options": {"account_key": "x"}, "sep": ";"}}))
+    [('options.storage_options.account_key', 'a secret, by its name')]
+    """
     for key, value in dotted(data).items():
-        if isinstance(value, str) and value and SECRET_KEY.fullmatch(key.split(".")[-1]):
-            yield key
+        if what := _secret(key.split("."), value):
+            yield key, what
+
+
+def _secret(key: list[str], value: Any) -> str | None:
+    names = [part for part in key if not part.isdigit()]
+    text = value if isinstance(value, str) else ""
+    prose = not (PROSE | NAMES).isdisjoint(names) and "options" not in names
+    for each in (text, *names):
+        if kind := find_credential(each, prose=prose or each is not text):
+            return kind
+    if prose:
+        return None
+    of_storage = not _OF_STORAGE.isdisjoint(names) and not _STORAGE_SECRETS.isdisjoint(map(str.lower, names))
+    named = of_storage or any(map(names_secret, names))
+    if named and not is_harmless(value) and not _is_file(text):
+        return "a secret, by its name"
+    return "a key, for it is long and made of chance" if looks_random(text) else None
+
+
+def _is_file(text: str) -> bool:
+    """Whether a value is the place of a secret, and not the secret."""
+    try:
+        return bool(text) and Path(text).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
+        return False

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mlm_pretrain.config import Config, PublishConfig
-from mlm_pretrain.config.public import public_records
+from mlm_pretrain.config.public import public_config, public_record, public_results
 from mlm_pretrain.config_file import load_config, make_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import given
@@ -115,23 +115,28 @@ class FillMask(Facts):
     predictions: list[Prediction] = []
 
 
-class CardFacts(Facts):
+class StageFacts(Facts):
+    """What the stages have recorded, beside the tasks."""
+
+    text: dict[str, SourceText] = {}
+    """By source."""
+    pretraining: Pretraining | None = None
+    heldout: Heldout | None = None
+    fill_mask: list[FillMask] = []
+    versions: dict[str, str] = {}
+
+
+class CardFacts(StageFacts):
     """Everything that the cards of one run tell."""
 
     config: Config
     publish: PublishConfig
     model: ModelFacts | None = None
     tokenizer: TokenizerFacts | None = None
-    text: dict[str, SourceText] = {}
-    """By source."""
-    pretraining: Pretraining | None = None
-    heldout: Heldout | None = None
     measured: dict[str, TaskResult] = {}
-    """Results by task, whether or not the task's model still stands."""
+    """Results by task, whether or not the task's model is still there."""
     tasks: list[TaskFacts] = []
-    """The fine-tuned models that stand in the run."""
-    fill_mask: list[FillMask] = []
-    versions: dict[str, str] = {}
+    """The fine-tuned models of the run."""
     year: int | None = None
     """Of the last record of the pretraining."""
 
@@ -160,24 +165,25 @@ def read_facts(run: RunDirectory, publish: PublishConfig | None = None) -> CardF
     """
     refuse_links_out(run)
     config = load_config(run.config)
-    public_config = make_config(public_records(config.model_dump(mode="json")), place=str(run.config))
-    results = public_records(run.read_results())
-    report = public_records(read_json(run.tokenizer_report))
-    measured = _parsed(_Measured, results, run.results).tasks
+    shown = make_config(public_config(config.model_dump(mode="json"))[0], place=str(run.config))
+    recorded = run.read_results()
+    _parsed(_Results, recorded, run.results)  # what is damaged is said to be so, and not left out
+    results = public_results(recorded)
+    report = public_record(read_json(run.tokenizer_report))
+    measured = _parsed(_Results, results, run.results).tasks
     tasks = [
         TaskFacts(
             name=folder.name,
             model=_parsed(ModelFacts, read_json(folder / "config.json"), folder / "config.json"),
-            config=next((task for task in public_config.tasks if task.name == folder.name), None),
+            config=next((task for task in shown.tasks if task.name == folder.name), None),
             result=measured.get(folder.name),
         )
         for folder in task_folders(run)
     ]
     architecture = run.model / "config.json"
-    stage_records = ("text", "pretraining", "heldout", "fill_mask", "versions")
     facts = {
-        **{key: results[key] for key in stage_records if results.get(key) is not None},
-        "config": public_config,
+        **{key: results[key] for key in StageFacts.model_fields if results.get(key) is not None},
+        "config": shown,
         "publish": publish or config.publish,
         "model": _parsed(ModelFacts, read_json(architecture), architecture) if architecture.exists() else None,
         "tokenizer": _parsed(TokenizerFacts, report, run.tokenizer_report) if report else None,
@@ -193,7 +199,7 @@ def _year(run: RunDirectory) -> int | None:
     return time.gmtime(max(clocks)).tm_year if clocks else None
 
 
-class _Measured(Facts):
+class _Results(StageFacts):
     tasks: dict[str, TaskResult] = {}
 
 

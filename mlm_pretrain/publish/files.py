@@ -1,12 +1,14 @@
 """What may leave the machine: files by a list of names, and what is refused all the same.
 
 Weights, tokenizer, configs, cards with their pictures and the run's records may; optimizer states and text may not.
-Of every text file it is asked whether it holds an access token.
+Of every text file it is asked whether it holds a credential.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ from huggingface_hub import get_token
 from safetensors import SafetensorError
 
 from mlm_pretrain.config import PublishConfig
-from mlm_pretrain.config.public import public_records
-from mlm_pretrain.config.secrets import ACCESS_TOKEN, secrets
+from mlm_pretrain.config.public import public_config, public_record, public_results, without_places
+from mlm_pretrain.config.secrets import REMEDY, find_secrets
 from mlm_pretrain.config_file import load_config
+from mlm_pretrain.credentials import find_credential, names_secret, without_credentials
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.paths import files_inside, inside
@@ -131,12 +134,12 @@ def _encoder_files(run: RunDirectory) -> Files:
         encoder.setdefault(path.name, path)
     encoder["training_config.yaml"] = _public_config(run)
     if run.results.exists():
-        encoder["results.json"] = _json(public_records(run.read_results()), indent=2)
+        encoder["results.json"] = _json(public_results(run.read_results()), indent=2)
     if run.metrics.exists():
         records = MetricsLog(run.metrics).read()
-        encoder["metrics.jsonl"] = b"".join(_json(public_records(record)) for record in records)
+        encoder["metrics.jsonl"] = b"".join(_json(public_record(record)) for record in records)
     if run.tokenizer_report.exists():
-        encoder["tokenizer_report.json"] = run.tokenizer_report
+        encoder["tokenizer_report.json"] = _json(public_record(read_json(run.tokenizer_report)), indent=2)
     return encoder
 
 
@@ -157,8 +160,8 @@ def model_files(folder: Path, root: Path) -> Files:
             continue
         data = read_json(folder / name)
         local = {key: value for key, value in data.items() if key.endswith(("name_or_path", "_file"))}
-        if public_records(local) != local:
-            files[name] = _json(data | public_records(local), indent=2)
+        if without_places(local) != local:
+            files[name] = _json(data | without_places(local), indent=2)
     if "README.md" in files:
         shown = _PICTURE.findall((folder / "README.md").read_text(encoding="utf-8"))
         files |= {name: inside(root, folder / name) for name in shown if _is_picture(folder, name)}
@@ -174,8 +177,11 @@ def _allowed(folder: Path, patterns: tuple[str, ...], root: Path) -> list[Path]:
 
 
 def _public_config(run: RunDirectory) -> bytes:
-    data = public_records(load_config(run.config).model_dump(mode="json"))
+    data, left_out = public_config(load_config(run.config).model_dump(mode="json"))
     note = "# The run's resolved configuration. Absolute paths are cut to their last component.\n"
+    if left_out:
+        keys = sorted({without_credentials(".".join(key.split(".")[:5])) for key in left_out})
+        note += f"# Not published: {', '.join(keys)}.\n"
     return (note + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)).encode()
 
 
@@ -190,24 +196,44 @@ def refuse_secrets(run: RunDirectory, repositories: Sequence[Repository]) -> Non
     """Refuse a run whose config, or anything of which is to be sent, holds a secret.
 
     Raises:
-        UserError: names the file, and the key where it is the config; never what stands there.
+        UserError: names the file, and the key where it is a config; never what it holds.
     """
-    texts: list[tuple[str, Path | bytes]] = [(str(run.config), run.config)]
+    for key, what in find_secrets(load_config(run.config).model_dump(mode="json")):
+        raise UserError(f"{run.config}: {key}: holds what looks like {what}; nothing was sent: {REMEDY}")
+    known = _known_secrets()
+    records = (run.config, run.results, run.metrics, run.tokenizer_report)
+    texts: list[tuple[str, Path | bytes]] = [(str(path), path) for path in records if path.exists()]
     for repository in repositories:
         texts += [
             (str(data) if isinstance(data, Path) else f"{name} of {repository}", data)
             for name, data in repository.files.items()
-            if not name.endswith(".safetensors")
+            if not name.endswith((".safetensors", ".whl"))
         ]
-    login = (get_token() or "").encode()
     for place, data in texts:
         content = data if isinstance(data, bytes) else data.read_bytes()
-        if ACCESS_TOKEN.search(content.decode(errors="replace")) or (login and login in content):
+        found = _secret_in(content, known, is_config=place.endswith("config.json"))
+        if found:
             raise UserError(
-                f"{place}: holds what looks like a Hub access token (hf_…); nothing was sent: "
-                f"remove it there, revoke it on the Hub, and push again"
+                f"{place}: holds what looks like {found}; nothing was sent: remove it there, make it invalid where it "
+                f"was given out, and push again"
             )
-    for key in secrets(load_config(run.config).model_dump(mode="json")):
-        raise UserError(
-            f"{run.config}: {key}: holds what looks like a secret; nothing was sent: remove it there, and push again"
-        )
+
+
+def _secret_in(content: bytes, known: dict[bytes, str], is_config: bool) -> str | None:
+    """What a file holds that opens doors; None if nothing."""
+    text = content.decode(errors="replace")
+    if kind := find_credential(text, prose=True):
+        return kind
+    if is_config:
+        with contextlib.suppress(ValueError):
+            for key, what in find_secrets(json.loads(text)):
+                return f"{what} ({key})"
+    return next((name for value, name in known.items() if value in content), None)
+
+
+def _known_secrets() -> dict[bytes, str]:
+    """The login and the secrets of this process's environment, each with a word for it."""
+    environment = {name: value for name, value in os.environ.items() if names_secret(name) and len(value) >= 12}
+    known = {value.encode(errors="replace"): f"the value of {name}" for name, value in environment.items()}
+    login = (get_token() or "").encode()
+    return known | ({login: "the Hub access token of your login"} if login else {})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain.config.public import public_records
+from mlm_pretrain.config.public import without_places
 from mlm_pretrain.publish.report_records import Record, json_lines
 from mlm_pretrain.tasks.word_labelling import CONTEXT
 
@@ -114,7 +114,7 @@ def classes_of(mistakes: Mistakes, support: Mapping[str, float]) -> list[str]:
 
 
 def _mistake(record: Record, kind: str) -> Mistake:
-    place = str(public_records(record.get("place", "")))
+    place = str(without_places(record.get("place", "")))
     score = record.get("score")
     score = float(score) if isinstance(score, int | float) else None
     if kind in ENTITY_KINDS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import Config
-from mlm_pretrain.config.public import public_records
+from mlm_pretrain.config.public import public_record, public_results
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import read_json
@@ -99,8 +99,8 @@ def _read_run(name: str, config: Config, run: RunDirectory) -> RunRecords:
         run=run,
         config=config,
         facts=read_facts(run),
-        results=_finite(public_records(run.read_results())),
-        end=public_records(read_json(run.end)),
+        results=_finite(public_results(run.read_results())),
+        end=public_record(read_json(run.end)),
         tokenizer=_finite(read_json(run.tokenizer_report)),
         training=_with_fill(config, _with_minutes(training)),
         held_out=_with_minutes(_with_seconds(held_out, training)),

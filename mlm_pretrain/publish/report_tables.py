@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlm_pretrain import plan as plans
-from mlm_pretrain.config.public import public_records
+from mlm_pretrain.config.public import public_config, without_places
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.report_records import RunRecords
@@ -59,7 +59,7 @@ def differences(runs: Sequence[RunRecords]) -> Table:
     """The keys of the configs that differ, tasks by their names."""
     configs = []
     for run in runs:
-        data = public_records(run.config.model_dump(mode="json"))
+        data, _ = public_config(run.config.model_dump(mode="json"))
         data["tasks"] = {task["name"]: task for task in data["tasks"]}
         data["run"] = {key: value for key, value in data["run"].items() if key not in ("name", "output_dir")}
         configs.append(data)
@@ -97,7 +97,7 @@ def planned(run: RunRecords) -> Planned:
     try:
         plan = plans.plan(run.config, own_utilisation=False)
     except UserError as error:
-        return Planned(problem=f"The plan can't be made here: {public_records(str(error))}")
+        return Planned(problem=f"The plan can't be made here: {without_places(str(error))}")
     rows = [
         (what.replace("_", " "), *(f"{value:,.{0 if value >= 100 else 3}f}" for value in pair))
         for what, *pair in plans.compare(plan, results)

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mlm_pretrain.config.public import public_records
+from mlm_pretrain.config.public import public_record
 from mlm_pretrain.io.paths import files_inside, inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish import report_task_figures as figures
@@ -89,7 +89,7 @@ def _add_predictions(
     scored: list[tuple[str, Mapping[str, Any]]] = [(f"the {test}", result)]
     folder = inside(run.run.root, run.run.tasks / f"{made.name}.evaluation")
     for file in files_inside(folder, "*/results.json", within=run.run.root):
-        evaluated = public_records(read_json(file))
+        evaluated = public_record(read_json(file))
         scored.append(((evaluated.get("data") or {}).get("path", file.parent.name), evaluated))
     reliable = False
     for place, figured in scored:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import escaping, telemetry
 from mlm_pretrain.errors import UserError, first_line, is_panic, told_of_panic
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.run import RunDirectory, checkpoints_in, step_of
@@ -45,7 +45,7 @@ def one_line(error: BaseException) -> str | None:
     if is_panic(error):
         return str(told_of_panic(error))
     if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
-        return f"{error.filename or 'writing'}: {error.strerror}; what was computed before stands"
+        return escaping.one_line(f"{error.filename or 'writing'}: {error.strerror}; what was computed before stands")
     # Rust's writers report the system's errors in words only; NumPy and Arrow in words of their own.
     number = re.search(r"\(os error (\d+)\)", str(error))
     if (number and int(number[1]) in ENVIRONMENT_ERRORS) or "No space left on device" in str(error):

@@ -1,7 +1,7 @@
 """The trackers of `training.report_to`, through Accelerate: what they are told at the start, and how they go on.
 
-They get the numbers of `metrics.jsonl` under the same names and steps, and the config as hyperparameters, without
-places on this machine and without secrets.
+They get the numbers of `metrics.jsonl` under the same names and steps, and the config as hyperparameters, as it may be
+published.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, dotted
-from mlm_pretrain.config.public import public_records
+from mlm_pretrain.config.public import public_config
 from mlm_pretrain.run import RunDirectory
 
 PROJECT = "mlm_pretrain"
@@ -27,7 +27,7 @@ TRACKIO_PLACES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 def hyperparameters(config: Config) -> dict[str, Any]:
     """The config by dotted keys, as trackers take it: numbers, words and truth values; nothing that isn't set."""
-    public = public_records(config.model_dump(mode="json", exclude_none=True))
+    public, _ = public_config(config.model_dump(mode="json", exclude_none=True))
     return {key: value if isinstance(value, int | float | str) else str(value) for key, value in dotted(public).items()}
 
 

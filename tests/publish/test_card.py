@@ -11,12 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlm_pretrain.config import PublishConfig
+from mlm_pretrain.config.public import without_places
 from mlm_pretrain.config_file import make_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import visible
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.publish.card import render_encoder_card, render_task_card, write_cards
-from mlm_pretrain.publish.facts import CardFacts, FillMask, Prediction, public_records, read_facts
+from mlm_pretrain.publish.facts import CardFacts, FillMask, Prediction, read_facts
 from mlm_pretrain.publish.tables import number
 from mlm_pretrain.run import RunDirectory
 from tests.hub_server import card_problems
@@ -146,15 +147,15 @@ def test_no_place_on_this_machine_is_told(copy_run: Callable[[], RunDirectory]) 
         ("/", "/"),
     ],
 )
-def test_public_records_cut_absolute_paths(given_text: str, shown: str) -> None:
-    assert public_records(given_text) == shown
-    assert public_records({"a": [given_text], given_text: 1}) == {"a": [shown], shown: 1}
+def test_absolute_paths_are_cut(given_text: str, shown: str) -> None:
+    assert without_places(given_text) == shown
+    assert without_places({"a": [given_text], given_text: 1}) == {"a": [shown], shown: 1}
 
 
-def test_public_records_keep_entries_apart_and_drop_secrets() -> None:
-    assert public_records({"/a/x": 1, "/b/x": 2}) == {"x": 1, "x'": 2}
-    assert public_records({"storage_options": {"api_key": "abc", "mask_token": "[MASK]"}}) == {
-        "storage_options": {"api_key": "removed", "mask_token": "[MASK]"}
+def test_entries_are_kept_apart_and_secrets_removed() -> None:
+    assert without_places({"/a/x": 1, "/b/x": 2}) == {"x": 1, "x'": 2}
+    assert without_places({"storage_options": {"api_key": "abc", "mask_token": "[MASK]"}}) == {
+        "storage_options": {"api_key": "(removed)", "mask_token": "[MASK]"}
     }
 
 

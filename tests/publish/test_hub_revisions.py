@@ -255,7 +255,7 @@ def test_the_login_itself_is_looked_for(copy_run: Callable[[], RunDirectory], mo
     monkeypatch.setenv("HF_TOKEN", "an-unusual-token-of-an-own-server")
     push(run, load_config(run.root), dry_run=True)
     run.record({"note": "an-unusual-token-of-an-own-server"})
-    with pytest.raises(UserError, match=r"results\.json of tester/mini: holds what looks like a Hub access token"):
+    with pytest.raises(UserError, match=r"results\.json: holds what looks like the Hub access token of your login"):
         push(run, load_config(run.root), dry_run=True)
 
 

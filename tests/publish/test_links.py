@@ -50,7 +50,7 @@ PLACES = {
     "model/README.md": "README.md",
     "tasks/library/added_tokens.json": "config.json",
     "tasks/library": "",
-    "tasks/other": "",
+    "tasks/entities": "",
     "tokenizer/merges.txt": "vocab.txt",
     "tokenizer": "",
     "model": "",
@@ -110,7 +110,7 @@ def test_checkpoints_are_sent_from_the_run_alone(copy_run: Callable[[], RunDirec
         push(run, load_config(run.root), dry_run=True, checkpoints=True)
 
 
-@pytest.mark.parametrize("place", ["model", "tasks/other", "tasks", "tokenizer/report.json"])
+@pytest.mark.parametrize("place", ["model", "tasks/entities", "tasks", "tokenizer/report.json"])
 def test_cards_reports_and_the_demo_stay_in_the_run(
     copy_run: Callable[[], RunDirectory], outside: Path, place: str
 ) -> None:
@@ -161,6 +161,7 @@ def test_pictures_are_not_drawn_through_links(copy_run: Callable[[], RunDirector
 def test_locks_and_files_on_their_way_are_no_way_out(copy_run: Callable[[], RunDirectory], outside: Path) -> None:
     run = copy_run()
     before = _listing(outside)
+    (run.root / ".lock").unlink(missing_ok=True)
     (run.root / ".lock").symlink_to(outside / "config.json")
     (run.root / f".README.md.{os.getpid()}.tmp").symlink_to(outside / "note.png")
     with run.locked():
