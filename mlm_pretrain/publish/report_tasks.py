@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,17 +211,22 @@ def _sweeps(result: Mapping[str, Any]) -> list[Table]:
     tables = []
     metric = str(result.get("metric", "score"))
     if trials := (result.get("sweep") or {}).get("trials"):
-        best = max(trials, key=lambda trial: trial.get(metric) or 0.0)
+        best = max(trials, key=lambda trial: _or_least(trial.get(metric)))
         rows = [
             (*(_figure(trial.get(key)) for key in ("learning_rate", "num_train_epochs", metric)), "★" * (trial is best))
             for trial in trials
         ]
         tables.append(Table(("learning rate", "epochs", f"{metric} on validation", "best"), rows, "Sweep"))
     if len(tried := result.get("scratch_sweep") or {}) > 1:
-        top = max(value or 0.0 for value in tried.values())
+        top = max(map(_or_least, tried.values()))
         rows = [(rate, _figure(value), "★" * (value == top)) for rate, value in tried.items()]
         tables.append(Table(("learning rate", f"{metric} on validation", "best"), rows, "Sweep from random weights"))
     return tables
+
+
+def _or_least(score: float | None) -> float:
+    """A trial that diverged has no score, and is never the best."""
+    return -math.inf if score is None else score
 
 
 def task_comparison(runs: Sequence[RunRecords]) -> Table | None:

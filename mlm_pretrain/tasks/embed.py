@@ -151,6 +151,8 @@ class Encoder:
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bf16):
                     hidden = self.model(**batch).last_hidden_state
                 result[numbers] = self.recipe.vectors(hidden.float(), batch["attention_mask"]).cpu().numpy()
+        if not np.isfinite(result).all():
+            raise UserError(f"{self._path}: gives vectors that are not finite: its weights are too large or damaged")
         return result
 
     def describe(self) -> None:

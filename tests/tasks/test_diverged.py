@@ -129,8 +129,9 @@ def test_a_model_whose_scores_are_not_finite_predicts_nothing(
         capsys.readouterr()
         assert main(call) == 2
         assert f"error: {broken}: gives logits that are not finite" in capsys.readouterr().err
-    assert not (tmp_path / "out.jsonl").exists()
-    assert not (tmp_path / "scores").exists()
+    assert main(["embed", str(broken), labelled, "--output", str(tmp_path / "vectors.npy")]) == 2
+    assert f"error: {broken}: gives vectors that are not finite" in capsys.readouterr().err
+    assert not [name for name in ("out.jsonl", "scores", "vectors.npy") if (tmp_path / name).exists()]
 
 
 def test_the_weights_of_a_folder_are_looked_at_one_by_one(tmp_path: Path) -> None:
