@@ -8,6 +8,7 @@ import math
 import re
 from typing import Annotated, Any
 
+import regex
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from mlm_pretrain.escaping import given
@@ -65,8 +66,8 @@ Distinct = AfterValidator(_distinct)
 
 def _check_pattern(value: str) -> str:
     try:
-        re.compile(value)
-    except re.error as error:
+        regex.compile(value)
+    except regex.error as error:
         raise ValueError(f"not a regular expression: {error}") from None
     return value
 

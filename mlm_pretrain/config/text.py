@@ -17,7 +17,7 @@ class FilterConfig(Section):
     max_length: Positive | None = None
     """Longest document, in characters."""
     include: Pattern | None = None
-    """A regular expression that a document has to match somewhere (`re.search`)."""
+    """A regular expression that a document has to match somewhere (as with `re.search`)."""
     exclude: Pattern | None = None
     """A regular expression that it may match nowhere."""
 

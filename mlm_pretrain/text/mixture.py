@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import heapq
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import datasets
+import regex
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
@@ -26,6 +26,8 @@ from mlm_pretrain.text.sources import SOURCES, fingerprint_source, kinds_of_docu
 
 MOST_PARTS = 256
 """So many parts of a source the survey tells apart."""
+SECONDS_OF_A_FILTER = 5.0
+"""Of processor time, for one expression on one document; a second more for each million characters."""
 
 
 class Document(NamedTuple):
@@ -64,14 +66,32 @@ def _filtered(text: str, filters: FilterConfig) -> str | None:
         return "short"
     if filters.max_length is not None and len(text) > filters.max_length:
         return "long"
-    if filters.include is not None and not _compiled(filters.include).search(text):
+    if filters.include is not None and not _matches("include", filters.include, text):
         return "not_included"
-    if filters.exclude is not None and _compiled(filters.exclude).search(text):
+    if filters.exclude is not None and _matches("exclude", filters.exclude, text):
         return "excluded"
     return None
 
 
-_compiled = functools.cache(re.compile)
+def _matches(key: str, pattern: str, text: str) -> bool:
+    """Whether an expression matches somewhere in a text.
+
+    A time limit drops no document: then the order of a run would depend on the machine.
+
+    Raises:
+        UserError: it takes too long; some expressions would take years.
+    """
+    seconds = SECONDS_OF_A_FILTER + len(text) / 1e6
+    try:
+        return _compiled(pattern).search(text, timeout=seconds) is not None
+    except TimeoutError:
+        raise UserError(
+            f"text.sources.filters.{key}: '{pattern}' takes more than {seconds:.0f} s on the document of {len(text):,} "
+            f"characters that begins with {text[:40]!r}; write it without repeats within repeats, as in (a|aa)+"
+        ) from None
+
+
+_compiled = functools.cache(regex.compile)
 
 
 def source_names(text: TextConfig) -> list[str]:

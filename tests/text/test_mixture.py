@@ -85,6 +85,16 @@ def test_lengths_are_of_characters_and_filters_come_after_other_drops() -> None:
     assert counts == {"empty": 1, "mine": 1}
 
 
+@pytest.mark.parametrize("key", ["include", "exclude"])
+def test_an_expression_that_would_take_for_ever_is_one_line(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "SECONDS_OF_A_FILTER", 0.05)
+    source = SourceConfig(source="mine", filters=FilterConfig(**{key: "(o|oo)+$"}))
+    row = {"text": "hooray, h" + "o" * 60 + "t", "source": "a"}
+    with pytest.raises(UserError, match=rf"^text\.sources\.filters\.{key}: '\(o\|oo\)\+\$' takes more than .*'hooray"):
+        documents(row, source, Counter())
+    assert documents({**row, "text": "zoo"}, source, Counter()) == ([Document("zoo", "a")] if key == "include" else [])
+
+
 def test_the_survey_filters_too_and_says_so(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", [{"text": f"text number {number}"} for number in range(50)])
     config = TextConfig(sources=[SourceConfig(source="files", path=path, filters=FilterConfig(exclude="[1-4]$"))])
