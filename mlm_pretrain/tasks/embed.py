@@ -22,6 +22,7 @@ from mlm_pretrain.tasks.sentence_files import read_recipe
 from mlm_pretrain.tasks.sentence_vectors import Pooling, Recipe, lower
 from mlm_pretrain.tasks.trials import export
 from mlm_pretrain.telemetry import progress, say, warn
+from mlm_pretrain.text import long
 from mlm_pretrain.training.loss import to_device
 
 CHUNK = 1024
@@ -196,7 +197,7 @@ class Encoder:
         say(f"sentence-transformers model: {folder}")
 
     def _tokenised(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        texts = [self.recipe.prompt + text for text in texts]
+        texts = [long.beginning(self.recipe.prompt + text, self.max_length) for text in texts]
         with quiet():  # its warning about long texts: they are cut below
             encoded = self.tokenizer(texts)
         rows = [{name: encoded[name][number] for name in encoded} for number in range(len(texts))]

@@ -14,6 +14,7 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.models.loading import quiet
 from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter, pad
 from mlm_pretrain.tasks.columns import column, text_column
+from mlm_pretrain.text import long
 from mlm_pretrain.training.loss import Batch
 
 TEMPERATURE = "calibration_temperature"
@@ -86,11 +87,11 @@ class SequenceTask(TaskAdapter):
         features = []
         for number, example in enumerate(examples):
             row = {name: encoded[name][number] for name in encoded}
-            long = len(row["input_ids"]) > self.max_length
-            if long:
+            truncated = len(row["input_ids"]) > self.max_length
+            if truncated:
                 cut = self._tokenize([example], truncation="longest_first", max_length=self.max_length)
                 row = {name: cut[name][0] for name in cut}
-            features.append({**row, "labels": self.target(example), "example": number, "truncated": long})
+            features.append({**row, "labels": self.target(example), "example": number, "truncated": truncated})
         if self.tokenizer.is_fast:
             # Truncation is a setting of the tokenizer itself, and would be saved with it.
             self.tokenizer.backend_tokenizer.no_truncation()
@@ -112,8 +113,10 @@ class SequenceTask(TaskAdapter):
         self.takes_pairs = bool(getattr(config, PAIRS, False))
 
     def _tokenize(self, examples: Sequence[Example], **settings: Any) -> Any:
-        texts = [example["text"] for example in examples]
-        pairs = [example["text_pair"] for example in examples if "text_pair" in example]
+        texts = [long.beginning(example["text"], self.max_length) for example in examples]
+        pairs = [
+            long.beginning(example["text_pair"], self.max_length) for example in examples if "text_pair" in example
+        ]
         return self.tokenizer(texts, pairs or None, **settings)
 
 

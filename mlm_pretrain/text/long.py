@@ -14,6 +14,8 @@ import regex
 
 LONGEST = 2**17
 """Characters."""
+MOST_OF_A_TOKEN = 16
+"""Characters, on average over a text."""
 
 _SEARCHED = LONGEST // 8
 # Where a text is cut, best first; each matches up to the cut. The last one ends between two characters as people see
@@ -43,6 +45,12 @@ def parts(text: str) -> Iterator[str]:
         yield text[start:end]
         start = end
     yield text[start:]
+
+
+def beginning(text: str, tokens: int) -> str:
+    """What of a text is enough to see its first tokens: all of it, unless it is a long one."""
+    enough = max(LONGEST, MOST_OF_A_TOKEN * tokens)
+    return text if len(text) <= enough else text[: boundary(text, enough, _SEARCHED)]
 
 
 def boundary(text: str, end: int, searched: int) -> int:

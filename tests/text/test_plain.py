@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import SourceConfig, TextConfig
 from mlm_pretrain.text import long, plain
@@ -61,6 +62,17 @@ def test_accents_and_joined_emoji_stay_with_their_letters() -> None:
         parts = list(long.parts(unit * 150))
         assert len(parts) > 1
         assert all(len(part) % len(unit) == 0 for part in parts), unit
+
+
+@pytest.mark.usefixtures("short")
+def test_the_beginning_of_a_text_has_its_first_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = " ".join(f"word{number} and more." for number in range(500))
+    for tokens in (3, 20):
+        beginning = long.beginning(text, tokens)
+        assert len(beginning) <= max(100, 16 * tokens) < len(text)
+        first, whole = (tokenizer(each)["input_ids"] for each in (beginning, text))
+        assert len(first) > tokens and first[:-1] == whole[: len(first) - 1]
+    assert long.beginning(text[:90], 2) == text[:90]
 
 
 @settings(max_examples=200, deadline=None)
