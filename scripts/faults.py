@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from fault_documents import large_document
 from fault_folders import divergence, flipped_bit, second_start
 from fault_runs import STEPS, Bench, Fault, Run, Skipped, check, full_disk, one_error, wait_for_end
 
@@ -260,7 +261,7 @@ ROWS: dict[str, Row] = {
     row.__name__: row
     for row in (
         *(kill, kill_of_two, disk, damage, metrics, two_runs, worker, prepare, text, bad_loss),
-        *(second_start, divergence, flipped_bit),
+        *(second_start, divergence, flipped_bit, large_document),
     )
 }
 
