@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlm_pretrain.demo.hosts import KnownHosts, known_names
 from mlm_pretrain.demo.html import STYLE
 from mlm_pretrain.demo.models import find
 from mlm_pretrain.errors import UserError, first_line
@@ -26,10 +27,13 @@ def run(places: Sequence[str | Path], host: str, port: int) -> None:
         import gradio
     except ImportError:
         raise UserError("the page needs Gradio, which isn't installed: pip install 'mlm-pretrain[demo]'") from None
+    from starlette.middleware import Middleware
+
     from mlm_pretrain.demo.page import Page
 
     models = find(places)
     blocks = Page(models).blocks()
+    names = known_names(host)
     theme = gradio.themes.Default(primary_hue="blue", font=FONTS, font_mono=MONOSPACED)
     try:
         blocks.launch(
@@ -44,6 +48,7 @@ def run(places: Sequence[str | Path], host: str, port: int) -> None:
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
+            app_kwargs={"middleware": [] if names is None else [Middleware(KnownHosts, names=names)]},
             max_file_size=1,  # bytes; the page takes no files
         )
     except OSError as error:

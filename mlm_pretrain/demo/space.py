@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from mlm_pretrain import __version__
 from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.config_file import load_config
+from mlm_pretrain.demo.wheel import WHEEL, requirements, wheel
 from mlm_pretrain.publish.facts import task_folders
 from mlm_pretrain.publish.files import Repository
 from mlm_pretrain.run import RunDirectory
@@ -18,6 +20,16 @@ SDK_VERSION = "6.31.0"
 """Of Gradio, which a Space installs by itself."""
 
 APP = """\
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+# A Space installs requirements.txt before the files of its repository are there: the package comes from its wheel here.
+folder = tempfile.mkdtemp()
+zipfile.ZipFile(Path(__file__).with_name("{wheel}")).extractall(folder)
+sys.path.insert(0, folder)
+
 from mlm_pretrain.demo import serve
 
 MODELS = {models}
@@ -33,9 +45,9 @@ README = """\
 
 A page to play with {links}, made with `mlm-pretrain demo`.
 
-The Space installs `mlm-pretrain` {version} from PyPI. Where that version isn't there, name in `requirements.txt` what
-pip can install instead: `mlm-pretrain[demo] @ git+https://…`, or the address of a wheel. If the models are private,
-give the Space a secret `HF_TOKEN` that may read them (Settings → Variables and secrets).
+The Space holds `mlm-pretrain` {version} itself, as `{wheel}`, and installs what it needs in the versions
+that it was made with. If the models are private, give the Space a secret `HF_TOKEN` that may read them (Settings →
+Variables and secrets).
 """
 
 
@@ -58,7 +70,10 @@ def space_files(title: str, models: Sequence[str], licence: str | None = None) -
         licence: as the Hub names it, `apache-2.0` say.
 
     Returns:
-        Name → content: `README.md`, `app.py`, `requirements.txt`.
+        Name → content: `README.md`, `app.py`, `requirements.txt`, and the wheel of this package.
+
+    Raises:
+        UserError: the package isn't installed.
     """
     front = {
         "title": title,
@@ -67,7 +82,7 @@ def space_files(title: str, models: Sequence[str], licence: str | None = None) -
         "colorTo": "green",
         "sdk": "gradio",
         "sdk_version": SDK_VERSION,
-        "python_version": "3.11",
+        "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",
         "app_file": "app.py",
         "pinned": False,
         **({"license": licence} if licence else {}),
@@ -78,13 +93,14 @@ def space_files(title: str, models: Sequence[str], licence: str | None = None) -
         title=title,
         links=", ".join(f"[{model}](https://huggingface.co/{model})" for model in models),
         version=__version__,
+        wheel=WHEEL,
     )
     files = {
         "README.md": readme,
-        "app.py": APP.format(models=_as_list(models)),
-        "requirements.txt": f"mlm-pretrain[demo]=={__version__}\n",
+        "app.py": APP.format(models=_as_list(models), wheel=WHEEL),
+        "requirements.txt": "".join(f"{line}\n" for line in requirements()),
     }
-    return {name: text.encode() for name, text in files.items()}
+    return {**{name: text.encode() for name, text in files.items()}, WHEEL: wheel()}
 
 
 def _as_list(models: Sequence[str]) -> str:
