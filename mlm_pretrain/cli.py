@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlm_pretrain import escaping, options, telemetry
 
@@ -74,7 +74,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     out = arguments.out and Path(arguments.out)
     given = {key: read_value(value) for key, _, value in (text.partition("=") for text in arguments.overrides)}
-    columns = meant(given, TaskConfig) | _reading(arguments)
+    columns = meant(given, TaskConfig) | options.reading_of(arguments)
     trusted = arguments.trust_remote_code
     figures = scoring.evaluate(arguments.config, Path(arguments.data), out, columns=columns, trust_remote_code=trusted)
     telemetry.show(scoring.describe(figures))
@@ -113,7 +113,7 @@ def predict(arguments: argparse.Namespace) -> None:
         bf16=arguments.bf16,
         top_k=arguments.top_k,
         trust_remote_code=arguments.trust_remote_code,
-        **_reading(arguments),
+        **options.reading_of(arguments),
     )
 
 
@@ -134,6 +134,7 @@ def embed(arguments: argparse.Namespace) -> None:
         bf16=arguments.bf16,
         save_model=arguments.save_model and Path(arguments.save_model),
         trust_remote_code=arguments.trust_remote_code,
+        **options.reading_of(arguments),
     )
 
 
@@ -268,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(verbs, evaluate, options.config, options.force, options.evaluate, options.reading, options.remote_code)
     _add(verbs, finetune, options.config, options.force, options.finetune)
     _add(verbs, predict, options.predict, options.reading, options.remote_code)
-    _add(verbs, embed, options.embed, options.remote_code)
+    _add(verbs, embed, options.embed, options.reading, options.remote_code)
     _add(verbs, report, options.report)
     _add(verbs, push, options.config, options.push)
     _add(verbs, demo, options.demo)
@@ -295,9 +296,3 @@ def _config(arguments: argparse.Namespace) -> Config:
     from mlm_pretrain.config_file import load_config
 
     return load_config(arguments.config, arguments.overrides)
-
-
-def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
-    """How text files are read, as far as it was said."""
-    given = {name: getattr(arguments, name) for name in ("encoding", "quoting", "delimiter")}
-    return {name: value for name, value in given.items() if value is not None}

@@ -58,6 +58,12 @@ def reading(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--delimiter", metavar="CHARACTER", help="of csv and tsv (default: a comma, in tsv a tab)")
 
 
+def reading_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """How text files are read, as far as it was said."""
+    given = {name: getattr(arguments, name) for name in ("encoding", "quoting", "delimiter")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def finetune(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--task", metavar="NAME", help="only the task of this name")
     sub.add_argument("--sweep", action="store_true", help="look for the best learning rate and epochs first")

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.models.loading import Checkpoint, Place, quiet, typed
 from mlm_pretrain.tasks.adapter import pad
 from mlm_pretrain.tasks.embedding_files import ENDINGS, Texts, open_output
@@ -43,13 +44,17 @@ def embed(
     bf16: bool = False,
     save_model: Path | None = None,
     trust_remote_code: bool = False,
+    encoding: str = "utf-8",
+    quoting: str | int | None = None,
+    delimiter: str | None = None,
 ) -> dict[str, int]:
     """Embed every text of a file.
 
     Args:
         model: an encoder, whatever its head: a run's `model/`, a task's folder, or a Hub repository.
         input: jsonl, csv, tsv or Parquet (the text in `text_column`; an `id` goes along into Parquet), or else one
-            text a line; the text formats also gzipped. An empty line is an empty text, and has an embedding too.
+            text a line; also with `.gz`, `.zst`, `.xz`, `.bz2`. An empty line is an empty text, and has an
+            embedding too.
         output: `.npy`, float32 [texts, hidden], or `.parquet`, columns `text`, `embedding` (float32 lists of one
             length) and `id` if the texts (the first 1,024) have any. The rows are in the order of the input. It
             appears whole or not at all.
@@ -66,6 +71,7 @@ def embed(
         save_model: a folder to write that `sentence_transformers.SentenceTransformer` loads, and that gives these
             embeddings there.
         trust_remote_code: run code that the model brings.
+        encoding, quoting, delimiter: how text is read, as in a task's config.
 
     Returns:
         `{"texts", "bad_lines", "truncated"}`: how many were embedded, how many lines could not be read (and have no
@@ -82,7 +88,7 @@ def embed(
     encoder.describe()
     if save_model is not None:
         encoder.save(save_model)
-    texts = Texts(input, text_column)
+    texts = Texts(input, text_column, Reading.checked(encoding, quoting, delimiter))
     with open_output(output, encoder.size) as write, progress(None, "embed", unit="text") as bar:
         source = iter(texts)
         while chunk := list(islice(source, CHUNK)):

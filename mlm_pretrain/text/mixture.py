@@ -20,6 +20,7 @@ import regex
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.tally import dropped_in_words
 from mlm_pretrain.text import long
 from mlm_pretrain.text.readers import decode_row
 from mlm_pretrain.text.sources import SOURCES, fingerprint_source, kinds_of_documents, source_label
@@ -133,7 +134,8 @@ class Survey:
     validation: list[Document] = field(default_factory=list)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By source: documents (to train on), held_out, divided (long ones, of which each part counts as a document),
-    bytes, training_bytes, dropped (by reason), complete (whether all of it was read)."""
+    bytes, training_bytes, longest (characters of a document before it is divided), dropped (by reason), complete
+    (whether all of it was read)."""
 
 
 def survey(text: TextConfig, sample_bytes: int) -> Survey:
@@ -163,7 +165,7 @@ def survey(text: TextConfig, sample_bytes: int) -> Survey:
         if not record["documents"]:
             raise UserError(
                 f"text.sources: '{name}' has no text to train on ({_dropped_words(record['dropped'])}); "
-                "check its path, text_column and filters"
+                "check its path, text_column, encoding and filters"
             )
         if kinds := kinds_of_documents(source):
             record["files_by_document"] = kinds
@@ -175,7 +177,10 @@ def survey(text: TextConfig, sample_bytes: int) -> Survey:
 
 
 def _say_how_read(name: str, source: SourceConfig, record: dict[str, Any]) -> None:
-    """What of the reading wasn't asked for."""
+    """What was read, in a line, and what of the reading wasn't asked for."""
+    count = record["documents"] + record["held_out"]
+    said = f"{name}: {count:,} documents, the longest has {record['longest']:,} characters"
+    telemetry.say(f"{said}; {_dropped_words(record['dropped'])}" if record["dropped"] else said)
     kinds = record.get("files_by_document", {})
     if source.document is None and "line" in kinds:
         where = f" in {kinds['line']:,} of {sum(kinds.values()):,} text files" if len(kinds) > 1 else ""
@@ -194,7 +199,7 @@ def _survey_source(
     scored: _SmallestHashes,
 ) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
-    kept = size = held_out = training = divided = 0
+    kept = size = held_out = training = divided = longest = 0
     complete = True
     with telemetry.progress(None, f"read {name}", unit="B") as bar:
         for rows, budget in _evenly(open_source(source), wanted_bytes):
@@ -205,6 +210,7 @@ def _survey_source(
             for row in rows:
                 read = documents(row, source, dropped)
                 divided += len(read) > 1
+                longest = max(longest, sum(len(part) for part, _ in read))
                 for text, _ in read:
                     length = len(text.encode())
                     size += length
@@ -223,6 +229,7 @@ def _survey_source(
         "documents": kept,
         "held_out": held_out,
         "divided": divided,
+        "longest": longest,
         "bytes": size,
         "training_bytes": training,
         "dropped": dict(sorted(dropped.items())),
@@ -282,4 +289,4 @@ def _hash(text: str, purpose: bytes = b"split") -> float:
 
 
 def _dropped_words(dropped: dict[str, int]) -> str:
-    return "dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) if dropped else "no rows"
+    return f"dropped: {dropped_in_words(dropped)}" if dropped else "no rows"

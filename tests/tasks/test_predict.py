@@ -8,6 +8,8 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import (
@@ -16,6 +18,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from mlm_pretrain.cli import main
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks import predict as module
@@ -197,6 +200,26 @@ def test_bad_lines_are_left_out_and_kept_aside(
     (tmp_path / "in.jsonl").write_bytes(lines[0])
     predict(models["classification"], tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl.bad.jsonl").exists()  # those were of another input
+
+
+def test_tables_are_read_as_the_flags_say(models: dict[str, Path], tmp_path: Path) -> None:
+    model, wanted = str(models["classification"]), ["“the” größe", 'the "river', "the lake"]
+    content = "text;label\n" + "".join(f"{text};{label}\n" for text, label in zip(wanted, "xyx", strict=True))
+    (tmp_path / "in.csv").write_text(content, encoding="cp1252")
+    flags = ["--encoding", "cp1252", "--delimiter", ";", "--quoting", "none"]
+    out = tmp_path / "out.jsonl"
+    assert main(["predict", model, str(tmp_path / "in.csv"), "--output", str(out), *flags]) == 0
+    assert [row["text"] for row in labelled(out)] == wanted
+    arrays = tmp_path / "out.parquet"
+    assert main(["embed", model, str(tmp_path / "in.csv"), "--output", str(arrays), *flags]) == 0
+    assert pq.read_table(arrays)["text"].to_pylist() == wanted
+    assert main(["evaluate", model, "--data", str(tmp_path / "in.csv"), "--out", str(tmp_path / "scores"), *flags]) == 0
+    assert json.loads((tmp_path / "scores" / "results.json").read_text())["examples"] == 3
+    pq.write_table(pa.table({"text": wanted}), tmp_path / "in.parquet")
+    predict(models["classification"], tmp_path / "in.parquet", tmp_path / "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
+    with pytest.raises(UserError, match="set delimiter: ';'"):
+        predict(models["classification"], tmp_path / "in.csv", encoding="cp1252")
 
 
 def test_bad_input(models: dict[str, Path], tmp_path: Path) -> None:
