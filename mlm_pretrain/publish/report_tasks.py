@@ -152,6 +152,13 @@ def _summary(result: Mapping[str, Any], details: Mapping[str, Any]) -> list[Tabl
     cut = {name: count for name, count in (result.get("truncated_examples") or {}).items() if count}
     if cut:
         recipe.append(("longer than a window, and cut", ", ".join(f"{name} {count:,}" for name, count in cut.items())))
+    dropped = [
+        f"{split} {count:,} ({reason})"
+        for split, reasons in (result.get("dropped_examples") or {}).items()
+        for reason, count in reasons.items()
+    ]
+    if dropped:
+        recipe.append(("rows that can't be used, and dropped", ", ".join(dropped)))
     where = "validation" if result.get("test_is_validation") else "test"
     seeds = len(result.get("seeds") or [])
     return [

@@ -149,6 +149,28 @@ def test_where_every_row_is_bad_it_is_the_config_or_the_file(tmp_path: Path) -> 
         read("classification", tmp_path, test=hidden, on_bad_examples="drop")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("train.jsonl", '{"text": "a", "label": 1}\n{"text": \n{"text": "b", "label": 0}\n', 2),
+        ("train.csv", "text,label\na,1\nb,1,more\nc,0\n", 3),
+        ("train.tsv", "text\tlabel\na\t1\nb\nc\t0\n", 3),
+    ],
+)
+def test_rows_that_cant_be_read_are_bad_ones(name: str, content: str, line: int, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{name}:{line}: .*on_bad_examples: drop"):
+        read("classification", tmp_path, train=str(tmp_path / name))
+    splits = read("classification", tmp_path, train=str(tmp_path / name), on_bad_examples="drop")
+    assert splits.dropped == {"train": {"can't be read": 1}} and len(splits.train) == 2
+
+
+def test_no_class_in_a_parquet_file_of_class_names_is_no_label(hub_set: str, tmp_path: Path) -> None:
+    splits = read("classification", tmp_path, train=f"{hub_set}/train.parquet", on_bad_examples="drop")
+    assert [example["label"] for example in splits.train] == ["dune", "reef", "dune"]
+    assert splits.dropped == {"train": {"no label": 2, "no text": 1}}
+
+
 @pytest.fixture
 def hub_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
