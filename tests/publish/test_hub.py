@@ -231,7 +231,7 @@ def test_damaged_weights_are_refused(copy_run: Callable[[], RunDirectory]) -> No
     run = copy_run()
     weights = run.task("library") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"tasks/library/model\.safetensors: damaged weights"):
+    with pytest.raises(UserError, match=r"tasks/library.*: damaged weights"):
         push(run, load_config(run.root), dry_run=True)
 
 
