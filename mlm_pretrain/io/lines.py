@@ -82,7 +82,7 @@ def read_lines(handle: IO[str]) -> Iterator[str]:
     limit = LONGEST
     while line := read(limit):
         if len(line) == limit and line[-1] not in "\r\n":
-            while (rest := read(limit)) and rest[-1] not in "\r\n":
+            while (rest := read(_LOOKED_AT)) and rest[-1] not in "\r\n":
                 pass
             line = f"{_LONG_LINE}\n"
         yield line
