@@ -78,7 +78,7 @@ def decode_row(row: Mapping[str, Any], text_column: str) -> Raw:
 
 
 def _parse(line: str, text_column: str) -> Raw:
-    if not line.strip():
+    if not line or line.isspace():
         return "", None
     row, _ = json_lines.parse(line)
     return (None, UNDECODABLE) if row is None else as_text(row.get(text_column))
