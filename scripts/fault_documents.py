@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from fault_runs import Bench, check
 
 SIZE = 40_000_000
-MOST = 3.0
-"""So many times the memory and the time of the same text by line."""
+MOST = 4.0
+"""So many times the memory and the time of the same text by line: each lane holds a whole record, not its tokens."""
 
 
 def large_document(bench: Bench) -> str:
