@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ def second_start(bench: Bench) -> str:
     run = bench.new_run("busy", "publish.hub_model_id=first/one")
     process = run.start()
     run.wait_for_steps(20, process)
+    process.send_signal(signal.SIGSTOP)  # it would have ended before the last verb has begun
     before = (run.folder / "config.yaml").read_bytes()
     others = ("training.learning_rate=0.5", "run.seed=9", "publish.hub_model_id=second/one", "tokenizer.vocab_size=900")
     verbs = ("pretrain", "run", "tokenizer", "prepare")
     for verb in verbs:
         one_error(bench.again(run, verb, *others).finish("second.txt", exit_code=2), "another process is at work")
         check((run.folder / "config.yaml").read_bytes() == before, f"{verb} has written config.yaml")
+    process.send_signal(signal.SIGCONT)
     check(run.exit_code(process) == 0, run.said())
     bench.compare(run)
     card = (run.folder / "README.md").read_text(encoding="utf-8")
