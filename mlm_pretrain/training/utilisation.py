@@ -35,7 +35,10 @@ class Utilisation:
         if seconds < NOT_BEFORE or self._config.training.sequence_length_warmup:
             return None
         if not self._is_known:
-            self._is_known, self._per_token = True, self._measure()
+            # After so many seconds, which fall on another step each time: dropout may not notice.
+            device = self._model.device
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                self._is_known, self._per_token = True, self._measure()
         return None if self._per_token is None else self._per_token * tokens_per_second
 
     def _measure(self) -> float | None:

@@ -16,7 +16,9 @@ from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.telemetry import MetricsLog
 from mlm_pretrain.training.loop import Pretraining
+from mlm_pretrain.training.machine import measured_once
 from mlm_pretrain.training.tuning import Probe, candidate_rows, fastest_attention, fastest_rows, repeated_layers
+from mlm_pretrain.training.utilisation import NOT_BEFORE
 from tests.conftest import tiny_config
 
 
@@ -29,6 +31,18 @@ def trained(config: Config) -> Pretraining:
 
 def losses(config: Config) -> list[float]:
     return [record["loss"] for record in MetricsLog(RunDirectory.of(config).metrics).read() if "loss" in record]
+
+
+def test_measuring_the_device_in_the_middle_of_a_run_draws_nothing_of_its_dropout(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, tmp_path)
+    stages.train_tokenizer(config)
+    run = Pretraining(config, RunDirectory.of(config))
+    measured_once.cache_clear()
+    before = torch.get_rng_state()
+    share = run._utilisation.of(1000.0, NOT_BEFORE)
+    assert share is not None and share > 0
+    assert measured_once.cache_info().misses == 1
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_compiled_layers_train_as_plain_ones_do_and_are_compiled_once(corpus: Path, tmp_path: Path) -> None:
