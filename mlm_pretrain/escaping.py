@@ -71,6 +71,11 @@ def given(value: object) -> str:
     return shortened(visible(shown), LONGEST_VALUE)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, as `1 record` and `2,000 records`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     return _SHORT.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")

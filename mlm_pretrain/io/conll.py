@@ -21,8 +21,8 @@ from mlm_pretrain.io.lines import problem_of, without_mark
 Columns = tuple[int, int]
 """Those of the word and of the tag, counted from 0, or from -1 backwards."""
 
-COMMENT, NO_WORD = "comment", "no word of its own"
-"""Why a line is no word."""
+COMMENT, NO_WORD = "comment", "contraction or empty-node"
+"""Which lines are no words."""
 
 _NUMBER = re.compile(r"\d+")
 _RANGE = re.compile(r"\d+[-.]\d+")

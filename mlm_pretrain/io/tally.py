@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mlm_pretrain.escaping import counted
+
 REASONS = {
     "undecodable": "can't be read",
     "line_too_long": "in a line too long to be read",
@@ -41,15 +43,16 @@ class Tally:
 
     def __str__(self) -> str:
         """As `data/train.tsv: 300 records, the longest has 96 characters (line 27); dropped: 2 empty`."""
-        parts = [f"{self.file}: {self.records:,} records"]
+        parts = [f"{self.file}: {counted(self.records, 'record')}"]
         if self.longest:
             at = self.longest_at.removeprefix(self.file).removeprefix(", ").replace(":", "line ", 1)
             parts[0] += f", the longest has {self.longest:,} {self._unit} ({at})"
         if self.dropped:
             parts.append(f"dropped: {dropped_in_words(self.dropped)}")
-        parts += [f"{count:,} lines skipped as {reason}" for reason, count in sorted(self.skipped.items())]
+        parts += [f"{counted(count, f'{reason} line')} skipped" for reason, count in sorted(self.skipped.items())]
         if self.unquoted:
-            parts.append(f"quotes are characters in {self.unquoted:,} records (quoting: minimal reads them as quoting)")
+            where = counted(self.unquoted, "record")
+            parts.append(f"quotes are characters in {where} (quoting: minimal reads them as quoting)")
         return "; ".join(parts)
 
 
