@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io.lines import problem_of, without_mark
+from mlm_pretrain.io.lines import UNDECODABLE, problem_of, without_mark
 
 Columns = tuple[int, int]
 """Those of the word and of the tag, counted from 0, or from -1 backwards."""
@@ -34,7 +34,11 @@ class Sentence(NamedTuple):
     words: list[str]
     tags: list[str]
     line: int
-    """That of the first word, counted from 1."""
+    """That of the first word, counted from 1; of a sentence that can't be used, that of the first bad word."""
+    dropped: str | None = None
+    """The reason, in a word."""
+    problem: str | None = None
+    """What is wrong, with the place."""
 
 
 class _Line(NamedTuple):
@@ -62,31 +66,30 @@ def read_conll(
             words of their own (`3-4`, a contraction; `8.1`, an empty node).
 
     Raises:
-        UserError: a line has too few columns, or can't be read.
+        UserError: the column of the words is the one that numbers them.
     """
     shape: _Shape | None = None
     waiting: list[list[_Line]] = []  # until one shows what the lines of this file are
-    for block in _blocks(file, lines, columns, encoding):
+    for block in _blocks(lines, columns):
         seen = _shape(block, columns)
         if seen is None and shape is None:
             waiting.append(block)
             continue
         shape = known = seen or shape or _Shape(False, 0, False)
         for each in (*waiting, block):
-            yield from _sentence(file, each, columns, known, skipped)
+            yield from _sentence(file, each, columns, known, encoding, skipped)
         waiting = []
     for each in waiting:
-        yield from _sentence(file, each, columns, _Shape(False, len(each[0].fields), "\t" in each[0].text), skipped)
+        own = _Shape(False, len(each[0].fields), "\t" in each[0].text)
+        yield from _sentence(file, each, columns, own, encoding, skipped)
 
 
-def _blocks(file: str | Path, lines: Iterable[str], columns: Columns, encoding: str) -> Iterator[list[_Line]]:
+def _blocks(lines: Iterable[str], columns: Columns) -> Iterator[list[_Line]]:
     """The lines between blank ones."""
     block: list[_Line] = []
     for number, raw in enumerate(lines, start=1):
         text = without_mark(raw).rstrip("\r\n")
         fields = text.split("\t") if "\t" in text else re.split(" +", text.strip(" "))
-        if found := problem_of(text, f"{file}:{number}", encoding):
-            raise UserError(found[1])
         if text.strip(" \t") and "-DOCSTART-" not in (fields[0], *fields[columns[0] :][:1]):
             block.append(_Line(number, text, fields))
         elif block:
@@ -112,21 +115,20 @@ def _shape(block: list[_Line], columns: Columns) -> _Shape | None:
 
 
 def _sentence(
-    file: str | Path, block: list[_Line], columns: Columns, shape: _Shape, skipped: Counter[str]
+    file: str | Path, block: list[_Line], columns: Columns, shape: _Shape, encoding: str, skipped: Counter[str]
 ) -> Iterator[Sentence]:
     word_column, tag_column = columns
-    needed = max(column + 1 if column >= 0 else -column for column in columns)
     words: list[str] = []
     tags: list[str] = []
     first = 0
+    bad: Sentence | None = None
     for line in block:
         if _is_comment(line, shape):
             skipped[COMMENT] += 1
         elif (shape.is_numbered or len(line.fields) == 10) and _RANGE.fullmatch(line.fields[0]):
             skipped[NO_WORD] += 1
-        elif len(line.fields) < max(needed, 2):
-            wanted = "a word, then a tag, by tab or blank" if needed <= 2 else f"conll_columns asks for {needed}"
-            raise UserError(f"{file}:{line.number}: {_columns(len(line.fields))}; {wanted}")
+        elif found := _problem(line, columns, f"{file}:{line.number}", encoding):
+            bad = bad or Sentence([], [], line.number, *found)
         elif shape.is_numbered and word_column % len(line.fields) == 0:
             raise UserError(
                 f"{file}:{line.number}: the first of ten columns numbers the words; set conll_columns: [1, 3]"
@@ -135,8 +137,19 @@ def _sentence(
             first = first or line.number
             words.append(line.fields[word_column])
             tags.append(line.fields[tag_column].strip(" "))
-    if words:
-        yield Sentence(words, tags, first)
+    if bad or words:
+        yield bad or Sentence(words, tags, first)
+
+
+def _problem(line: _Line, columns: Columns, place: str, encoding: str) -> tuple[str, str] | None:
+    """The reason to drop a sentence for this line, and that in a line for people; or None."""
+    if found := problem_of(line.text, place, encoding):
+        return found
+    needed = max(column + 1 if column >= 0 else -column for column in columns)
+    if len(line.fields) >= max(needed, 2):
+        return None
+    wanted = "a word, then a tag, by tab or blank" if needed <= 2 else f"conll_columns asks for {needed}"
+    return UNDECODABLE, f"{place}: {_columns(len(line.fields))}; {wanted}"
 
 
 def _is_comment(line: _Line, shape: _Shape) -> bool:

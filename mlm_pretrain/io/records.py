@@ -138,8 +138,9 @@ class Records:
         lines = read_lines(handle)
         skipped = self.tally.skipped
         for sentence in conll.read_conll(self._file, lines, words.columns, self._reading.encoding, skipped):
-            row = {words.tokens: sentence.words, words.tags: sentence.tags}
-            yield Record(f"{self._file}:{sentence.line}", sentence.line, sentence.line, row)
+            row = {} if sentence.dropped else {words.tokens: sentence.words, words.tags: sentence.tags}
+            place = f"{self._file}:{sentence.line}"
+            yield Record(place, sentence.line, sentence.line, row, sentence.dropped, sentence.problem)
 
     def _numbered(self, rows: Iterator[dict[str, Any]]) -> Iterator[Record]:
         for number, row in enumerate(rows, start=self._skip + 1):

@@ -23,7 +23,7 @@ TAGS = st.sampled_from(["O", "B-a", "I-a", "NN", "$"])
 def read_lines(lines: list[str], columns: tuple[int, int] = (0, -1)) -> tuple[Words, Counter[str]]:
     skipped: Counter[str] = Counter()
     sentences = read_conll(FILE, lines, columns, "utf-8", skipped)
-    return [(words, tags, f"{FILE}:{line}") for words, tags, line in sentences], skipped
+    return [(each.words, each.tags, f"{FILE}:{each.line}") for each in sentences], skipped
 
 
 def read(text: str, columns: tuple[int, int] = (0, -1)) -> Words:
@@ -127,5 +127,17 @@ def test_conll_u() -> None:
     ],
 )
 def test_missing_columns_are_named(content: str, columns: tuple[int, int], problem: str) -> None:
-    with pytest.raises(UserError, match=problem):
-        read(content, columns)
+    (sentence,) = read_conll(FILE, content.splitlines(), columns, "utf-8", Counter())
+    assert sentence.problem is not None and sentence.problem.startswith(problem)
+    assert sentence.dropped == "undecodable" and not sentence.words
+
+
+@pytest.mark.parametrize("sign", [" ", "\t"])
+@pytest.mark.parametrize("bad", ["Rome", "Ro\ufdd0me{}O", "\ufdd1"])
+def test_a_bad_line_takes_its_sentence_along_and_no_other(bad: str, sign: str) -> None:
+    lines = ["In{}O", bad, "# and a comment", "it{}O", "", "Oslo{}B-LOC", "", bad, ""]
+    skipped: Counter[str] = Counter()
+    found = list(read_conll(FILE, [line.format(sign) for line in lines], (0, -1), "utf-8", skipped))
+    assert [each.words for each in found] == [[], ["Oslo"], []] and skipped == {COMMENT: 1}
+    assert [each.line for each in found] == [2, 6, 8]
+    assert [(each.problem or "").partition(": ")[0] for each in found] == ["f.conll:2", "", "f.conll:8"]

@@ -165,6 +165,17 @@ def test_rows_that_cant_be_read_are_bad_ones(name: str, content: str, line: int,
     assert splits.dropped == {"train": {"can't be read": 1}} and len(splits.train) == 2
 
 
+@pytest.mark.parametrize("task", ["ner", "tagging"])
+def test_sentences_that_cant_be_read_are_bad_ones_too(task: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.conll"
+    path.write_bytes(b"Turtles B-animal\nnest O\n\nin\nRio B-place\n\nS\xe3o B-place\nPaulo I-place\n\nWaves O\n")
+    with pytest.raises(UserError, match=r"conll:4: only one column; .*2 of 4 .*can't be read 2 \(train\.conll:4, 7\)"):
+        read(task, tmp_path, train=str(path))
+    splits = read(task, tmp_path, train=str(path), on_bad_examples="drop")
+    assert [each["tokens"] for each in splits.train] == [["Turtles", "nest"], ["Waves"]]
+    assert splits.dropped == {"train": {"can't be read": 2}}
+
+
 def test_no_class_in_a_parquet_file_of_class_names_is_no_label(hub_set: str, tmp_path: Path) -> None:
     splits = read("classification", tmp_path, train=f"{hub_set}/train.parquet", on_bad_examples="drop")
     assert [example["label"] for example in splits.train] == ["dune", "reef", "dune"]
