@@ -26,6 +26,15 @@ BYTE_ORDER_MARK = "\ufeff"
 _BAD_BYTES, _LONG_LINE = "\ufdd0", "\ufdd1"
 _MARKING = "mlm_pretrain.mark"
 _LOOKED_AT = 2**12
+_PACKED = {
+    b"\x1f\x8b": ("compressed by gzip", "rename it to end in .gz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by Zstandard", "rename it to end in .zst"),
+    b"\xfd7zXZ\x00": ("compressed by xz", "rename it to end in .xz"),
+    b"BZh91AY&SY": ("compressed by bzip2", "rename it to end in .bz2"),
+    b"PAR1\x15": ("a Parquet file", "rename it to end in .parquet"),
+    b"PK\x03\x04": ("a zip archive", "unpack it, or export a spreadsheet as .csv and a document as .txt"),
+}
+"""By their first bytes, files that are no text."""
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -44,15 +53,19 @@ def characters(data: Bytes, file: str | Path, encoding: str, at_start: bool = Tr
         keep_ends: leave line ends as they are, as tables need it, where they may be quoted; else all are LF.
 
     Raises:
-        UserError: the file begins as UTF-16 or UTF-32 does, and the encoding is another.
+        UserError: the file begins as UTF-16 or UTF-32 does, and the encoding is another; or it is no text at all.
     """
-    if codecs.lookup(encoding).name in {"utf-8", "utf-8-sig"}:
-        if at_start:
-            try:
-                _refuse_wide_characters(data.peek(_LOOKED_AT)[:_LOOKED_AT], file)
-            except BaseException:
-                data.close()
-                raise
+    is_utf8 = codecs.lookup(encoding).name in {"utf-8", "utf-8-sig"}
+    if at_start:
+        try:
+            head = data.peek(_LOOKED_AT)[:_LOOKED_AT]
+            _refuse_packed(head, file)
+            if is_utf8:
+                _refuse_wide_characters(head, file)
+        except BaseException:
+            data.close()
+            raise
+    if is_utf8:
         encoding = "utf-8-sig" if at_start else "utf-8"
     return io.TextIOWrapper(data, encoding=encoding, errors=_MARKING, newline="" if keep_ends else None)
 
@@ -60,6 +73,12 @@ def characters(data: Bytes, file: str | Path, encoding: str, at_start: bool = Tr
 def open_text(file: str | Path, encoding: str, keep_ends: bool = False) -> IO[str]:
     """A whole text file; see `characters`."""
     return characters(open_bytes(file), file, encoding, keep_ends=keep_ends)
+
+
+def _refuse_packed(head: bytes, file: str | Path) -> None:
+    for beginning, (kind, remedy) in _PACKED.items():
+        if head.startswith(beginning):
+            raise UserError(f"{file}: {kind}, though its name doesn't say so; {remedy}")
 
 
 def _refuse_wide_characters(head: bytes, file: str | Path) -> None:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -114,6 +115,24 @@ def test_every_format_with_every_compression(tmp_path: Path, form: str, suffix: 
         with pytest.raises(UserError, match="the file is damaged or cut off") as caught:
             read(path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [*filter(None, COMPRESS), "zip", "parquet"])
+@pytest.mark.parametrize("form", ["txt", "jsonl", "csv", "conll"])
+def test_a_name_that_does_not_say_what_a_file_is(tmp_path: Path, form: str, kind: str) -> None:
+    path = tmp_path / f"a.{form}"
+    texts = ["a text", "and another"]
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(path.name, content_of(form, texts))
+    else:
+        path.write_bytes(content_of(kind, texts) if kind == "parquet" else COMPRESS[kind](content_of(form, texts)))
+    remedy = "unpack it" if kind == "zip" else f"rename it to end in .{kind.lstrip('.')}"
+    for read in (pretrained, labelled, predicted):
+        if form in (("txt",) if read is labelled else ("conll",)):
+            continue
+        with pytest.raises(UserError, match=rf"a\.{form}: .* though its name doesn't say so; {remedy}"):
+            read(path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1", "shift_jis"])
