@@ -84,6 +84,31 @@ class _Console:
             self._stream.flush()
 
 
+@contextlib.contextmanager
+def ahead() -> Iterator[None]:
+    """What is said in here is said once: the same data, read again for the work itself, says the same of itself."""
+    global _is_ahead
+    before, _is_ahead = _is_ahead, True
+    try:
+        yield
+    finally:
+        _is_ahead = before
+
+
+_is_ahead = False
+_said_ahead: set[tuple[str, str]] = set()
+
+
+def _is_said(event: str, line: str) -> bool:
+    """Whether a line was said ahead, and not again since."""
+    said = (event, line) in _said_ahead
+    if _is_ahead:
+        _said_ahead.add((event, line))
+    else:
+        _said_ahead.discard((event, line))
+    return said
+
+
 def say(line: str = "") -> None:
     """One line for the user, above any progress bar."""
     _speak("message", line)
@@ -111,7 +136,7 @@ def reader_may_leave() -> Iterator[None]:
 
 
 def _speak(event: str, line: str, prefix: str = "") -> None:
-    if not is_rank_zero():
+    if not is_rank_zero() or _is_said(event, line):
         return
     line = without_credentials(line)
     kind, console = log_format(), _Console(sys.stderr)

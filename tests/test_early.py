@@ -11,6 +11,7 @@ import pytest
 from mlm_pretrain import cli, stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stages.early import look_at_tasks
 from mlm_pretrain.tasks import materials
 from tests.conftest import tiny_config
 
@@ -139,3 +140,22 @@ def test_of_a_very_large_set_the_beginning_is_looked_at(
     with Path(task["train"]).open("a", encoding="utf-8") as file:
         file.write('{"text": "fog"}\n')
     assert materials.look_at(config.tasks[0]) is None
+
+
+def test_what_is_said_of_the_data_before_is_said_once(
+    task: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path(task["train"]).open("a", encoding="utf-8") as file:
+        file.write('{"text": "fog", "label": null}\n')
+    config = tiny_config(tmp_path, tmp_path, tasks=[{**task, "on_bad_examples": "drop"}])
+    (chosen,) = config.tasks
+    summary, dropped = "weather.jsonl: 21 records", "1 of 21 examples can't be used"
+    for _ in range(2):  # each command looks for itself
+        look_at_tasks(config, [chosen])
+        look_at_tasks(config, [chosen])
+        materials.read_materials(chosen, 0.0)
+        said = capsys.readouterr().err
+        assert said.count(summary) == 1 and said.count(dropped) == 1
+    materials.read_materials(chosen, 0.0)
+    said = capsys.readouterr().err
+    assert said.count(summary) == 1 and said.count(dropped) == 1

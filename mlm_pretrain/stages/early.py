@@ -51,6 +51,11 @@ def look_at_tasks(config: Config, tasks: Sequence[TaskConfig]) -> None:
     Raises:
         UserError: a file, column, label or name isn't there, or rows can't be used.
     """
+    with telemetry.ahead():
+        _look_at_tasks(config, tasks)
+
+
+def _look_at_tasks(config: Config, tasks: Sequence[TaskConfig]) -> None:
     from mlm_pretrain.tasks.installed_docs import check_kind
     from mlm_pretrain.tasks.materials import look_at
     from mlm_pretrain.tasks.trials import make_adapter
