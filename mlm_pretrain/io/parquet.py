@@ -14,10 +14,14 @@ import pyarrow.parquet as pq
 
 from mlm_pretrain.io.compression import open_bytes
 from mlm_pretrain.io.formats import compression_of
+from mlm_pretrain.io.tables import distinct
 
 BATCH = 1000
 
 Convert = Callable[[Any], Any]
+
+_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+_LIST = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view)
 
 
 def open_parquet(file: str | Path) -> pq.ParquetFile:
@@ -47,15 +51,16 @@ def batches(
 
 
 def rows(parquet: pq.ParquetFile, start: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows as plain values: numbers for decimals, text for bytes that are text."""
+    """Rows as plain values: numbers for decimals, text for bytes that are text; columns as `distinct` names them."""
     converts = [_converter(field.type) for field in parquet.schema_arrow]
+    names = distinct(parquet.schema_arrow.names)
     for batch in batches(parquet, start):
         columns = [
             column.to_pylist() if convert is None else [convert(value) for value in column.to_pylist()]
             for column, convert in zip(batch.columns, converts, strict=True)
         ]
         for values in zip(*columns, strict=True):
-            yield dict(zip(batch.schema.names, values, strict=True))
+            yield dict(zip(names, values, strict=True))
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
@@ -84,8 +89,10 @@ def _converter(kind: pa.DataType) -> Convert | None:
         return _number
     if pa.types.is_float16(kind):
         return lambda value: None if value is None else float(value)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if any(is_binary(kind) for is_binary in _BINARY):
         return as_text
+    if any(is_list(kind) for is_list in _LIST) and (convert := _converter(kind.value_type)) is not None:
+        return lambda values: None if values is None else [convert(value) for value in values]
     return None
 
 

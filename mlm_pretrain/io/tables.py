@@ -11,12 +11,13 @@ from __future__ import annotations
 import csv
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.escaping import counted
 from mlm_pretrain.io import lines as text_lines
 from mlm_pretrain.io.lines import UNDECODABLE, dropped_for, problem_of, without_mark
 from mlm_pretrain.io.reading import Reading
@@ -70,7 +71,7 @@ class Table:
         self._lines = _Lines(handle)
         sample = self._lines.look_ahead(SAMPLE)
         self.header = self._read_header(sample, reading)
-        """The columns' names, each once: a second `x` is `x.1`, as in pandas."""
+        """The columns' names, each once."""
         self._quotes = _Quotes.QUOTING if reading.quoting == "minimal" else _Quotes.CHARACTERS
         if reading.quoting is None:
             self._quotes = self._judge(sample)
@@ -95,7 +96,7 @@ class Table:
         self._width = len(row.fields)
         self._raw_header = row.fields
         self._has_blanks = self._delimiter == "\t" or any(field.startswith(" ") for field in row.fields[1:])
-        return _distinct(row.fields)
+        return distinct(row.fields)
 
     # -- the rows
 
@@ -119,7 +120,7 @@ class Table:
                 yield row
 
     def _uneven(self, row: Row) -> Row:
-        problem = f"{len(row.fields)} fields, but the header names {self._width} columns"
+        problem = f"{counted(len(row.fields), 'field')}, but the header names {self._width} columns"
         return row._replace(dropped=dropped_for("".join(row.lines)) or UNDECODABLE, problem=problem)
 
     def _decided(self, row: Row) -> Row:
@@ -255,7 +256,8 @@ def _begins_with_quote(fields: list[str]) -> bool:
     return any(field.startswith('"') for field in fields)
 
 
-def _distinct(names: list[str]) -> list[str]:
+def distinct(names: Iterable[str]) -> list[str]:
+    """Names of columns, each once: a second `x` is `x.1`, as in pandas."""
     found: dict[str, None] = {}
     for name in names:
         numbered = (f"{name}.{number}" if number else name for number in itertools.count())

@@ -31,7 +31,7 @@ class Tally:
         self.longest = 0
         """Characters of the longest value, or words of the longest list, in the row at `longest_at`."""
         self.longest_at = ""
-        self._unit = "characters"
+        self._unit = "character"
 
     def count(self, row: Mapping[str, Any], place: str) -> None:
         """Count one more record."""
@@ -39,14 +39,14 @@ class Tally:
         for value in row.values():
             if isinstance(value, str | list) and len(value) > self.longest:
                 self.longest, self.longest_at = len(value), place
-                self._unit = "characters" if isinstance(value, str) else "words"
+                self._unit = "character" if isinstance(value, str) else "word"
 
     def __str__(self) -> str:
         """As `data/train.tsv: 300 records, the longest has 96 characters (line 27); dropped: 2 empty`."""
         parts = [f"{self.file}: {counted(self.records, 'record')}"]
         if self.longest:
             at = self.longest_at.removeprefix(self.file).removeprefix(", ").replace(":", "line ", 1)
-            parts[0] += f", the longest has {self.longest:,} {self._unit} ({at})"
+            parts[0] += f", the longest has {counted(self.longest, self._unit)} ({at})"
         if self.dropped:
             parts.append(f"dropped: {dropped_in_words(self.dropped)}")
         parts += [f"{counted(count, f'{reason} line')} skipped" for reason, count in sorted(self.skipped.items())]

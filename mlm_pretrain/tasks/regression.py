@@ -40,7 +40,9 @@ class Regression(SequenceTask):
                 raise ValueError
             number = float(value)
         except (ValueError, OverflowError):
-            raise BadExample(place, f"{problem}a number is needed; names are task: classification", reason) from None
+            raise BadExample(
+                place, f"{problem}a number is needed, as 2.5 (names: task: classification)", reason
+            ) from None
         if not math.isfinite(number):
             raise BadExample(place, f"{problem}a finite number is needed", reason)
         return number

@@ -93,7 +93,8 @@ def _check(file: str, form: str, text_column: str, reading: Reading) -> bool:
     if form == "parquet":
         parquet = open_parquet(file)
         readers.check_column(file, text_column, parquet.schema_arrow.names)
-        kind = parquet.schema_arrow.field(text_column).type
+        # By its number: a table may have two columns of one name.
+        kind = parquet.schema_arrow.field(parquet.schema_arrow.names.index(text_column)).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(is_text(kind) for is_text in _TEXT):
             raise UserError(f"{file}: column '{text_column}' holds {kind}, not text (text.sources.text_column)")

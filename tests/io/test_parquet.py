@@ -29,6 +29,7 @@ KINDS = {
     "view": TEXT.cast(pa.string_view()),
     "binary": TEXT.cast(pa.binary()),
     "large binary": TEXT.cast(pa.large_binary()),
+    "a view of bytes": TEXT.cast(pa.binary()).cast(pa.binary_view()),
     "bytes in a dictionary": TEXT.cast(pa.binary()).dictionary_encode(),
 }
 
@@ -46,6 +47,25 @@ def test_text_of_any_type_is_text_in_every_reader(tmp_path: Path, kind: str) -> 
     assert pretrained(path) == (TEXTS, {})
     assert [record.row for record in Records(path)] == [{"text": text} for text in TEXTS]
     assert [record.row["text"] for record in Records(path, skip=4)] == TEXTS[4:]
+
+
+def test_lists_of_bytes_and_of_dictionaries_are_lists_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    words, tags = [["Oslo", "rains"], ["no"]], [["B-LOC", "O"], ["O"]]
+    kinds = pa.large_list(pa.binary()), pa.list_(pa.dictionary(pa.int8(), pa.string()))
+    pq.write_table(pa.table({"tokens": pa.array(words).cast(kinds[0]), "tags": pa.array(tags).cast(kinds[1])}), path)
+    task = TaskConfig(task="ner", name="t", tags_column="tags")
+    examples = read_examples(path, TASKS["ner"], task)
+    assert [(each["tokens"], each["tags"]) for each in examples] == list(zip(words, tags, strict=True))
+
+
+def test_of_two_columns_with_one_name_both_are_kept_and_the_first_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([pa.array(TEXTS), pa.array(TEXTS[::-1])], names=["text", "text"]), path)
+    assert [record.row for record in Records(path)] == [
+        {"text": first, "text.1": second} for first, second in zip(TEXTS, TEXTS[::-1], strict=True)
+    ]
+    assert pretrained(path) == (TEXTS, {})
 
 
 def test_bytes_that_are_no_text_are_dropped_or_named(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_words_and_tags_from_jsonl(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "x", "label": 0.5}\n', Classification, "a.jsonl:1: label is 0.5"),
         ("a.jsonl", b'{"text": "\xff", "label": 1}\n', Classification, "a.jsonl:1: not valid utf-8 text; set encoding"),
         ("a.jsonl.gz", b"not gzip", Classification, "a.jsonl.gz: the file is damaged.*Not a gzipped file"),
-        ("a.csv", "text,label\na,1\nb\n", Classification, "a.csv:3: 1 fields, but the header names 2"),
+        ("a.csv", "text,label\na,1\nb\n", Classification, "a.csv:3: 1 field, but the header names 2"),
         ("a.csv", 'text,label\n"a, b",1\n"c, d",2\n"never closed,1\nb,2\n', Classification, "a.csv:4: not valid csv"),
         ("a.csv", "text,label\n", Classification, "a.csv: no examples"),
         ("a.xlsx", "x", Classification, "ends in .jsonl"),
