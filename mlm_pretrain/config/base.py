@@ -43,14 +43,14 @@ def parse_count(value: Any) -> int:
     except ValueError:
         raise ValueError(f"{given(value)} is not a number") from None
     if not abs(count) <= LARGEST:
-        raise ValueError(f"{given(value)} is no number that can be counted to")
+        raise ValueError(f"{given(value)} is not a finite number of at most {LARGEST}")
     return int(count)
 
 
 def _distinct(values: list[Any]) -> list[Any]:
     twice = next((value for number, value in enumerate(values) if value in values[:number]), None)
     if twice is not None:
-        raise ValueError(f"{twice} is given twice; each would only repeat the other")
+        raise ValueError(f"{twice} is given twice; leave one of them out")
     return values
 
 

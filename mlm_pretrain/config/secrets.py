@@ -46,7 +46,7 @@ def _secret(key: list[str], value: Any) -> str | None:
     named = of_storage or any(map(names_secret, names))
     if named and not is_harmless(value) and not _is_file(text):
         return "a secret, by its name"
-    return "a key, for it is long and made of chance" if looks_random(text) else None
+    return "a key, by its length and its random characters" if looks_random(text) else None
 
 
 def _is_file(text: str) -> bool:

@@ -18,7 +18,7 @@ from mlm_pretrain.tasks.adapter import Example, probabilities
 from mlm_pretrain.tasks.embed import Encoder
 from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.tasks.finished import FinishedModel
-from mlm_pretrain.tasks.inference import logits_of
+from mlm_pretrain.tasks.inference import cut_texts, logits_of
 
 Answer = dict[str, Any]
 
@@ -188,7 +188,7 @@ def neighbours(encoder: Encoder, sentence: str, candidates: str) -> Answer:
     vectors = encoder([sentence, *lines], BATCH)
     cut = encoder.truncated - before
     if cut:
-        notes.append(f"{cut} texts are longer than the {encoder.max_length} tokens that the model takes, and were cut.")
+        notes.append(f"{cut_texts(cut, encoder.max_length)}.")
     cosines = vectors[1:] @ vectors[0]
     order = np.argsort(-cosines, kind="stable")
     return {"neighbours": [{"text": lines[i], "cosine": float(cosines[i])} for i in order], "notes": notes}

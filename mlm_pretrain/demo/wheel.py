@@ -78,5 +78,5 @@ def _installed() -> metadata.Distribution:
         return metadata.distribution(NAME)
     except metadata.PackageNotFoundError:
         raise UserError(
-            f"{NAME} isn't installed here, so a Space can't be told what it needs: pip install -e ."
+            f"{NAME} isn't installed here, so it isn't known what a Space needs: pip install -e ."
         ) from None

@@ -10,8 +10,8 @@ from mlm_pretrain.escaping import counted
 
 REASONS = {
     "undecodable": "can't be read",
-    "line_too_long": "in a line too long to be read",
-    "header": "the header once more",
+    "line_too_long": "too long a line",
+    "header": "repeated header",
     "not_text": "no text",
     "ambiguous_quotes": "with quotes that may mean two things",
 }
@@ -57,5 +57,5 @@ class Tally:
 
 
 def dropped_in_words(dropped: Mapping[str, int]) -> str:
-    """As `3 can't be read, 1 the header once more`."""
+    """As `3 can't be read, 1 repeated header`."""
     return ", ".join(f"{count:,} {REASONS.get(reason, reason)}" for reason, count in sorted(dropped.items()))

@@ -225,7 +225,7 @@ class Checkpoint:
         unreached = (httpx.TransportError, ConnectionError, TimeoutError)
         if any(isinstance(each, unreached) for each in causes(error)) or "couldn't connect" in str(error):
             return UserError(
-                f"{self}: no folder, and the Hub is not within reach ({constants.ENDPOINT}: {reason}); check the "
+                f"{self}: no folder, and the Hub can't be reached ({constants.ENDPOINT}: {reason}); check the "
                 "network, or give a folder"
             )
         answers = [first_line(each) for each in causes(error) if isinstance(each, HfHubHTTPError)]

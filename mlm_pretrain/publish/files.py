@@ -214,8 +214,8 @@ def refuse_secrets(run: RunDirectory, repositories: Sequence[Repository]) -> Non
         found = _secret_in(content, known, is_config=place.endswith("config.json"))
         if found:
             raise UserError(
-                f"{place}: holds what looks like {found}; nothing was sent: remove it there, make it invalid where it "
-                f"was given out, and push again"
+                f"{place}: holds what looks like {found}; nothing was sent: remove it there, revoke it where it was "
+                "issued, and push again"
             )
 
 

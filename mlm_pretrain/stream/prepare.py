@@ -119,7 +119,7 @@ def _prepare(
         unhashed = [part for part in parts if not duplicates.has_hashes(work.hashes, part)]
         run_jobs("hash documents", work.hash_part, unhashed, work.meter, config.prepare.num_proc)
         found = duplicates.find_duplicates(work.hashes, parts)
-        telemetry.say(f"exact copies: {sum(found.values()):,} documents will be left out")
+        telemetry.say(f"exact copies: {sum(found.values()):,} documents are dropped")
     lanes = [(number, lane) for number in range(len(work.pieces)) for lane in range(work.lanes(number))]
     results = run_jobs("prepare", work.write_lane, lanes, work.meter, config.prepare.num_proc)
     sources = []

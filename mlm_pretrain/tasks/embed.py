@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.escaping import counted
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.models.loading import Checkpoint, Place, quiet, typed
 from mlm_pretrain.tasks.adapter import pad
 from mlm_pretrain.tasks.embedding_files import ENDINGS, Texts, open_output
 from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
-from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
+from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length, cut_texts
 from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.tasks.sentence_files import read_recipe
 from mlm_pretrain.tasks.sentence_vectors import Pooling, Recipe, lower
@@ -59,7 +60,7 @@ def embed(
             length) and `id` if the texts (the first 1,024) have any. The rows are in the order of the input. It
             appears whole or not at all.
         pooling: how the last hidden states of a text's tokens, special ones included, become one vector. By default
-            what the sentence-transformers files of the model say (`modules.json`), without them the mean, as in
+            what the sentence-transformers files of the model say (`modules.json`); without them the mean, as in
             Sentence-BERT (Reimers & Gurevych 2019). `cls` is the first token's, `lasttoken` the last one's.
         normalize: divide by the Euclidean norm, so that the dot product of two is their cosine. By default as those
             files say, without them not.
@@ -97,10 +98,11 @@ def embed(
         if not texts.read:
             raise UserError(texts.first_problem or f"{input}: no text in it")
     if texts.bad:
-        warn(f"{texts.bad} lines could not be read and have no row in {output}; the first: {texts.first_problem}")
+        lines = counted(texts.bad, "line")
+        warn(f"{lines} could not be read: no row in {output}; the first: {texts.first_problem}")
     if encoder.truncated:
-        warn(f"{encoder.truncated} texts are longer than {encoder.max_length} tokens, and were cut")
-    say(f"{texts.read} texts embedded: {output}")
+        warn(cut_texts(encoder.truncated, encoder.max_length))
+    say(f"{counted(texts.read, 'text')} embedded: {output}")
     return {"texts": texts.read, "bad_lines": texts.bad, "truncated": encoder.truncated}
 
 
@@ -174,7 +176,7 @@ class Encoder:
             ("prompt_name", self._own.prompt_name, self.recipe.prompt_name),
         ):
             if own != now:
-                warn(f"{what}: {now}, as you say, where the files of {self._path} say {own}")
+                warn(f"{what}: {now}, as asked; the files of {self._path} say {own}")
 
     def _length(self, config: PretrainedConfig, max_length: int | None) -> int:
         own = self.recipe

@@ -22,6 +22,7 @@ from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
 from mlm_pretrain.tasks.calibration import calibration_error, reliability
 from mlm_pretrain.tasks.examples import Examples
 from mlm_pretrain.tasks.finished import FinishedModel
+from mlm_pretrain.tasks.inference import cut_texts
 from mlm_pretrain.tasks.labels import label_columns, warn_of_unseen
 from mlm_pretrain.tasks.readers import read_rows
 from mlm_pretrain.telemetry import figure, progress, say, table, warn
@@ -98,7 +99,7 @@ def evaluate(
         "data": {"path": str(data), **file_digest(data)},
     }
     if model.truncated:
-        warn(f"{model.truncated} texts are longer than {adapter.max_length} tokens, and were cut")
+        warn(cut_texts(model.truncated, adapter.max_length))
     if _has_classes(adapter):
         figures |= _by_confidence_and_class(adapter, examples, predictions)
     _write(out or default_folder(model_dir, data), figures, adapter.errors(examples, predictions), whole)

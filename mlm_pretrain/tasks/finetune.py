@@ -116,7 +116,7 @@ def _scratch(setup: Setup, task: TaskConfig) -> Figures:
             fault = error
             warn(f"not chosen: {error}")
     if not tried:
-        raise Diverged(f"task '{task.name}': scratch_learning_rates: none came to an end, the last one: {fault}")
+        raise Diverged(f"task '{task.name}': scratch_learning_rates: all of them diverged, the last one: {fault}")
     best = max(tried, key=lambda rate: tried[rate].validation[setup.metric])
     runs = [tried[best], *(run_once(setup, replace(plans[best], seed=seed)) for seed in task.seeds[1:])]
     return {

@@ -30,7 +30,7 @@ from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
 from mlm_pretrain.training.schedule import learning_rate_at
 
 Figures = dict[str, Any]
-REMEDY = "take a lower learning_rate for this task; what was computed before stands"
+REMEDY = "take a lower learning_rate for this task; what was computed before is kept"
 WEIGHTS, BEST = "weights.safetensors", "best.safetensors"
 POOL = 4
 """Where batches are padded: batches' worth of rows, drawn at random, that are sorted by length before they are cut into

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from mlm_pretrain.escaping import counted
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.training.bad_loss import Diverged
@@ -21,6 +22,12 @@ CPU_TOKENS = 1024
 still fits in the cache. Measured on 6 layers × 384; twice as many were no faster, four times as many a fifth slower."""
 MORE_ROWS = 8
 """A batch of short rows has at most so many times `batch_size` of them."""
+
+
+def cut_texts(number: int, max_length: int) -> str:
+    """What is said of texts that were cut, as `2 texts are longer than 512 tokens, and were cut`."""
+    is_, was = ("is", "was") if number == 1 else ("are", "were")
+    return f"{counted(number, 'text')} {is_} longer than {max_length:,} tokens, and {was} cut"
 
 
 def logits_of(

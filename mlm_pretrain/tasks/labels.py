@@ -59,7 +59,7 @@ def named(value: Any, names: Sequence[str], place: str) -> Any:
         return [named(item, names, place) for item in value.split()]
     number = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else whole_number(value)
     if not isinstance(number, int) or not 0 <= number < len(names):
-        problem = f"the label is {value}, which stands for no class"
+        problem = f"the label is {value}, which is the number of no class"
         raise BadExample(place, problem, "no label" if number == -1 or is_gap(value) else "a label of no class")
     return names[number]
 

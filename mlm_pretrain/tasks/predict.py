@@ -11,12 +11,14 @@ from typing import Any
 from mlm_pretrain import __version__
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.escaping import counted
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Record, Records
 from mlm_pretrain.models.loading import typed
 from mlm_pretrain.tasks.adapter import Example
 from mlm_pretrain.tasks.examples import check_characters
 from mlm_pretrain.tasks.finished import FinishedModel
+from mlm_pretrain.tasks.inference import cut_texts
 from mlm_pretrain.tasks.output import Output, open_output
 from mlm_pretrain.telemetry import progress, say, warn
 
@@ -52,14 +54,14 @@ def predict(
     Args:
         model_dir: a fine-tuned model, a folder or a Hub repository; its architecture tells the task.
         input: jsonl (`.jsonl`, `.json`, `.ndjson`), `.csv` or `.tsv` with a header, `.parquet`, or else one text a
-            line; `.gz`, `.zst`, `.xz`, `.bz2` of each. Empty lines are passed over.
+            line; `.gz`, `.zst`, `.xz`, `.bz2` of each. Empty lines are skipped.
         output: `.jsonl`; of tasks with single values also `.csv` or `.tsv` (where a text that spreadsheets would take
             for a formula, as `=1+1`, has an apostrophe before it); by default lines of JSON on standard
             output. Per row, in the order of the input, its `id` if it has one, `text` (and `text_pair`, or `question`
             and `context`), and what the task says of it: `label` and `score`; `entities`, a list of `{"type", "start",
             "end", "text", "score"}` with `start` and `end` in characters of the text; and so on. The file appears when
-            it is complete. Until then it grows under a hidden name, and where a run was killed, the same command goes
-            on there and comes to the same bytes. Lines that can't be read are left out, and kept in
+            it is complete. Until then it grows under a hidden name, and if a run was killed, the same command resumes
+            there and comes to the same bytes. Lines that can't be read are dropped, and kept in
             `<output>.bad.jsonl` as `{"line", "problem", "raw"}`.
         batch_size: rows of the greatest length in a batch, of shorter ones more; on a CPU batches are small anyway.
         max_length, stride: tokens per window, and those that neighbouring windows share (for labels of words an
@@ -101,12 +103,13 @@ def predict(
         _fill(out, model, task, input, reading, batch_size)
     done = out.progress
     if done.bad_lines:
-        kept = "" if output is None else f", and kept in {output}.bad.jsonl"
-        warn(f"{done.bad_lines} lines could not be read and are left out{kept}; the first: {done.first_problem}")
+        kept = "" if output is None else f", kept in {output}.bad.jsonl"
+        lines = counted(done.bad_lines, "line")
+        warn(f"{lines} could not be read: dropped from the output{kept}; the first: {done.first_problem}")
     if done.truncated:
-        warn(f"{done.truncated} texts are longer than {model.adapter.max_length} tokens, and were cut")
+        warn(cut_texts(done.truncated, model.adapter.max_length))
     if output is not None:
-        say(f"{done.texts} texts labelled: {output}")
+        say(f"{counted(done.texts, 'text')} labelled: {output}")
     return {"texts": done.texts, "bad_lines": done.bad_lines, "truncated": done.truncated}
 
 
@@ -114,7 +117,7 @@ def _fill(out: Output, model: FinishedModel, task: TaskConfig, input: Path, read
     """Label what isn't yet."""
     done = out.progress
     if done.lines:
-        say(f"{done.texts} texts are labelled already; going on behind line {done.lines} of {input}")
+        say(f"{counted(done.texts, 'text')} labelled already; resumed after line {done.lines} of {input}")
     if not done.complete:
         model.truncated = done.truncated
         records = Records(input, reading, text_column=task.text_column, skip=done.lines)
@@ -124,7 +127,7 @@ def _fill(out: Output, model: FinishedModel, task: TaskConfig, input: Path, read
                 examples, columns, bad = _examples(chunk, model, task)
                 done.first_problem = done.first_problem or (bad[0]["problem"] if bad else None)
                 if not examples and not done.texts:
-                    same = f"; so it is with each of the first {len(chunk)} lines" if len(chunk) > 1 else ""
+                    same = f"; the same for each of the first {len(chunk):,} lines" if len(chunk) > 1 else ""
                     raise UserError(f"{done.first_problem}{same}")
                 predictions = model.predictions(examples, batch_size)
                 lines = [

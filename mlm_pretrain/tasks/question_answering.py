@@ -107,8 +107,8 @@ class QuestionAnswering(TaskAdapter):
     def review(cls, examples: Sequence[Example]) -> None:
         moved = [example["place"] for example in examples if example.pop("moved", False)]
         if moved:
-            first = f"{moved[0]}: the answer doesn't stand at its answer_start, and is taken where it stands"
-            warn(f"{first}; so in {len(moved)} of the rows")
+            first = f"{moved[0]}: the answer isn't at its answer_start, and is taken from where it is"
+            warn(f"{first}; the same in {len(moved):,} of the rows")
 
     @classmethod
     def text_of(cls, example: Example) -> str:

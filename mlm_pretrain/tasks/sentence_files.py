@@ -50,7 +50,7 @@ def _with_transformer(recipe: Recipe, checkpoint: Checkpoint, path: str) -> Reci
     inner = checkpoint
     if path:
         if checkpoint.folder is None:
-            raise UserError(f"{checkpoint}: its encoder lies in {path}/; give a folder of it (`hf download` makes one)")
+            raise UserError(f"{checkpoint}: its encoder is in {path}/; give it as a folder (`hf download` makes one)")
         folder = inside(checkpoint.folder, path, named_in=checkpoint.folder / "modules.json", links=True)
         inner = replace(checkpoint, path=str(folder))
     found = (_read(inner, name) for name in TRANSFORMER_CONFIGS)
@@ -111,6 +111,6 @@ def _read(checkpoint: Checkpoint, name: str) -> Any:
 
 def _unknown(checkpoint: Checkpoint, what: str) -> UserError:
     return UserError(
-        f"{checkpoint}: modules.json: {what} isn't known here; sentence-transformers itself makes these vectors, or "
-        "take out modules.json and say the pooling yourself"
+        f"{checkpoint}: modules.json: {what} isn't known here; make these vectors with sentence-transformers itself, "
+        "or remove modules.json and give the pooling yourself"
     )

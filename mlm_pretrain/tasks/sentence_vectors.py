@@ -197,10 +197,10 @@ def lower(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def follow(config: PretrainedConfig, recipe: Recipe) -> str | None:
-    """Make a config pool for a head of texts as a checkpoint's own vectors are pooled, where its architecture can.
+    """Make a config pool for a head of texts as a checkpoint's own vectors are pooled, if its architecture can.
 
     Returns:
-        What to say where it can't; None where there is nothing to say.
+        What to say if it can't; None if there is nothing to say.
     """
     wanted = " and ".join(recipe.pooling)
     if getattr(config, "classifier_pooling", None) is not None and wanted in ("cls", "mean"):
@@ -210,5 +210,5 @@ def follow(config: PretrainedConfig, recipe: Recipe) -> str | None:
         return None
     return (
         f"its sentence vectors are pooled by {wanted}, while the head of a {config.model_type} classifier reads the "
-        "first token: a probe on that is a worse one; encoder: full or lora learns over it, `embed` gives its vectors"
+        "first token, from which a probe learns less; encoder: full or lora learns to use it, `embed` gives its vectors"
     )

@@ -58,7 +58,7 @@ def placed(text: str, start: int, context: str, column: str, place: str) -> tupl
         count = sum(context.startswith(text, position) for position in range(len(context)))
         if count != 1:
             where = "nowhere in the context" if not count else f"{count} times elsewhere"
-            problem = f"{column}: '{text}' doesn't stand at answer_start {start}, but {where}"
+            problem = f"{column}: '{text}' isn't at answer_start {start}, but {where}"
             raise BadExample(place, problem, "an answer that is several times in its context" if count else ABSENT)
         start = context.index(text)
     begin = start + len(text) - len(text.lstrip())

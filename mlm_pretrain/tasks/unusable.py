@@ -1,4 +1,4 @@
-"""Labelled rows that can't be used, in all tasks and from all sources: found in one pass, and told together."""
+"""Labelled rows that can't be used, in all tasks and from all sources: found in one pass, and reported together."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Unusable:
             return
         first = next(iter(self._first.values()))
         if sum(reasons.total() for reasons in self.counts.values()) == 1:
-            raise UserError(f"{first}; mend the row, or leave it out: on_bad_examples: drop")
-        raise UserError(f"{first}; {self.describe()}; mend the rows, or leave them out: on_bad_examples: drop")
+            raise UserError(f"{first}; mend the row, or set on_bad_examples: drop")
+        raise UserError(f"{first}; {self.describe()}; mend the rows, or set on_bad_examples: drop")
 
     def refuse_empty_splits(self) -> None:
         """
@@ -69,15 +69,15 @@ class Unusable:
             if rows == 1 == reasons.total():
                 raise UserError(str(first))
             if rows == reasons.total():
-                every = f"so it is with each of the {rows:,} examples"
+                every = f"the same for each of the {rows:,} examples"
                 several = f"none of the {rows:,} examples can be used: {_listed(reasons)}"
                 raise UserError(f"{first}; {every if len(reasons) == 1 else several}")
 
     def describe(self) -> str:
         """How many of how many, by reason, with the first places of each."""
         reasons = sum(self.counts.values(), Counter[str]())
-        told = {reason: f" ({_joined(self._places[reason], reasons[reason])})" for reason in reasons}
-        return f"{reasons.total():,} of {self.rows.total():,} examples can't be used: {_listed(reasons, told)}"
+        where = {reason: f" ({_joined(self._places[reason], reasons[reason])})" for reason in reasons}
+        return f"{reasons.total():,} of {self.rows.total():,} examples can't be used: {_listed(reasons, where)}"
 
     def dropped(self) -> dict[str, dict[str, int]]:
         """By split and reason, as results record it."""

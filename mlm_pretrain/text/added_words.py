@@ -52,7 +52,7 @@ def _fill_holes(tokenizer: PreTrainedTokenizerFast) -> None:
         return
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if not isinstance(state["model"]["vocab"], dict):
-        raise UserError(f"{KEY}: the tokenizer has no token with the id {holes[0]}, and none can be added behind it")
+        raise UserError(f"{KEY}: the tokenizer has no token with the id {holes[0]}, and none can be added after it")
     # No text has such a token: what it is made of is split, or isn't there.
     state["model"]["vocab"] |= {f"\ue000[{hole}]": hole for hole in holes}
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))

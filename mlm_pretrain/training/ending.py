@@ -45,11 +45,11 @@ def one_line(error: BaseException) -> str | None:
     if is_panic(error):
         return str(told_of_panic(error))
     if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
-        return escaping.one_line(f"{error.filename or 'writing'}: {error.strerror}; what was computed before stands")
+        return escaping.one_line(f"{error.filename or 'writing'}: {error.strerror}; what was computed before is kept")
     # Rust's writers report the system's errors in words only; NumPy and Arrow in words of their own.
     number = re.search(r"\(os error (\d+)\)", str(error))
     if (number and int(number[1]) in ENVIRONMENT_ERRORS) or "No space left on device" in str(error):
-        return f"{first_line(error)[:200]}; make room and repeat the command, what was computed before stands"
+        return f"{first_line(error)[:200]}; make room and repeat the command, what was computed before is kept"
     return None
 
 

@@ -128,7 +128,7 @@ def test_neighbours_are_ranked_by_the_cosine_of_embed(demo_run: RunDirectory, tm
     found = answer["neighbours"]
     assert found[0]["text"] == SENTENCES[3] and found[0]["cosine"] == pytest.approx(1, abs=1e-6)
     assert [each["cosine"] for each in found] == pytest.approx(sorted(cosines, reverse=True), abs=1e-6)
-    assert answer["notes"] == ["1 texts are longer than the 64 tokens that the model takes, and were cut."]
+    assert answer["notes"] == ["1 text is longer than 64 tokens, and was cut."]
 
 
 # -- tokens ---------------------------------------------------------------------------------------------------------

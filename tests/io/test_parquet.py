@@ -120,7 +120,7 @@ def test_a_number_without_a_name_has_no_label(tmp_path: Path) -> None:
     features = {"text": Value("string"), "label": ClassLabel(names=["a", "b"])}
     write(tmp_path / "a", {"text": TEXTS, "label": [0, 1, -1, 0, 1, None]}, features)
     task = TaskConfig(task="classification", name="t")
-    with pytest.raises(UserError, match=r"a\.parquet, row 2: the label is -1, which stands for no class.*2 of 6"):
+    with pytest.raises(UserError, match=r"a\.parquet, row 2: the label is -1, which is the number of no class.*2 of 6"):
         read_examples(tmp_path / "a.parquet", TASKS["classification"], task)
     dropped = task.model_copy(update={"on_bad_examples": "drop"})
     examples = read_examples(tmp_path / "a.parquet", TASKS["classification"], dropped)

@@ -93,6 +93,6 @@ def test_one_line_says_what_was_read(tmp_path: Path) -> None:
     records = Records(path)
     assert len(list(records)) == 4
     assert str(records.tally) == (
-        f"{path}: 2 records, the longest has 6 characters (line 3); dropped: 1 the header once more, 1 can't be read; "
+        f"{path}: 2 records, the longest has 6 characters (line 3); dropped: 1 repeated header, 1 can't be read; "
         "quotes are characters in 1 record (quoting: minimal reads them as quoting)"
     )

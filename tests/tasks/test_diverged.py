@@ -95,7 +95,7 @@ def test_random_weights_are_trained_at_a_rate_that_comes_to_an_end(encoder: Path
     assert figures["scratch_learning_rate"] == 3e-3
     assert figures["scratch_sweep"]["1e+38"] is None
     strict(json.dumps(figures))
-    with pytest.raises(Diverged, match="scratch_learning_rates: none came to an end"):
+    with pytest.raises(Diverged, match="scratch_learning_rates: all of them diverged"):
         finetune(task.model_copy(update={"scratch_learning_rates": [ABSURD]}), encoder, tmp_path / "other")
 
 

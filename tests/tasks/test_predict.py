@@ -234,7 +234,7 @@ def test_bad_input(models: dict[str, Path], tmp_path: Path) -> None:
     for problem, arguments in {
         r"missing\.txt: no such file": (ner, tmp_path / "missing.txt", out),
         r"empty\.txt: no text in it": (ner, empty, out),
-        r"wrong\.jsonl:1: no column 'text' .* sentence; so it is with each of the first 2": (
+        r"wrong\.jsonl:1: no column 'text' .* sentence; the same for each of the first 2": (
             ner,
             wrong,
             out,

@@ -90,16 +90,16 @@ def test_answers_stand_where_they_say_or_in_one_place_else(capsys: pytest.Captur
     assert made("the", 12)["answers"] == [{"text": "the", "start": 12}]
     moved = made("cat", 5)
     assert moved["answers"] == [{"text": "cat", "start": 4}]
-    with pytest.raises(UserError, match="f:3: answers: 'the' doesn't stand at answer_start 1, but 2 times elsewhere"):
+    with pytest.raises(UserError, match="f:3: answers: 'the' isn't at answer_start 1, but 2 times elsewhere"):
         made("the", 1)
-    with pytest.raises(UserError, match="f:3: answers: 'dog' doesn't stand at answer_start 4, but nowhere in the"):
+    with pytest.raises(UserError, match="f:3: answers: 'dog' isn't at answer_start 4, but nowhere in the"):
         made("dog", 4)
     assert QuestionAnswering.label_names([made("cat", 4)], TOY) == NAMES
     QuestionAnswering.review([made("cat", 4), made("hat", 16)])
     assert capsys.readouterr().err == ""
     QuestionAnswering.review([made("cat", 4), made("cat", 5), moved])
-    assert "f:3: the answer doesn't stand at its answer_start" in (told := capsys.readouterr().err)
-    assert "so in 2 of the rows" in told and told.count("warning") == 1
+    assert "f:3: the answer isn't at its answer_start" in (told := capsys.readouterr().err)
+    assert "the same in 2 of the rows" in told and told.count("warning") == 1
     with pytest.raises(UserError, match="x:1: no training question has an answer"):
         QuestionAnswering.label_names([example("q", "c")], TOY)
 

@@ -120,11 +120,11 @@ def test_old_folders_and_what_is_said_of_them(
     assert "warning" not in said
     embed(folder, texts, tmp_path / "b.npy", pooling="max", normalize=True, max_length=20)
     said = capsys.readouterr().err
-    assert "pooling: max, as you say, where the files of" in said and "say cls" in said
-    assert "normalize: True, as you say" in said and "max_length: 20, as you say" in said
+    assert "pooling: max, as asked; the files of" in said and "say cls" in said
+    assert "normalize: True, as asked" in said and "max_length: 20, as asked" in said
     # A flag that says the same as the files needs no word.
     embed(folder, texts, tmp_path / "c.npy", pooling="cls", normalize=False)
-    assert "as you say" not in capsys.readouterr().err
+    assert "as asked" not in capsys.readouterr().err
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "c.npy"))
     # Without such files nothing is said, and the mean is taken.
     embed(wordpiece_encoder, texts, tmp_path / "d.npy")

@@ -141,7 +141,7 @@ def test_what_is_dropped_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_where_every_row_is_bad_it_is_the_config_or_the_file(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [{"sentence": "a", "label": n} for n in range(4)])
     for policy in ("error", "drop"):
-        with pytest.raises(UserError, match=r":1: no column 'text' .*so it is with each of the 4 examples$"):
+        with pytest.raises(UserError, match=r":1: no column 'text' .*the same for each of the 4 examples$"):
             read("classification", tmp_path, on_bad_examples=policy)
     write(tmp_path / "train.jsonl", GOOD["classification"])
     hidden = write(tmp_path / "test.jsonl", [{"text": "a", "label": None}, {"text": None, "label": 1}])
@@ -210,7 +210,7 @@ def test_hub_sets_have_the_same_policy(hub_set: str) -> None:
     with pytest.raises(UserError) as raised:
         read_splits(task, TASKS["classification"])
     told = str(raised.value)
-    assert f"{hub_set}[train], row 2: the label is -1, which stands for no class; 3 of 6 examples" in told
+    assert f"{hub_set}[train], row 2: the label is -1, which is the number of no class; 3 of 6 examples" in told
     assert "no label 2 (set[train], row 2, 4), no text 1 (set[train], row 5)" in told
     splits = read_splits(task.model_copy(update={"on_bad_examples": "drop"}), TASKS["classification"])
     assert [example["label"] for example in splits.train] == ["dune", "reef", "dune"]
