@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from mlm_pretrain import escaping
+from mlm_pretrain import escaping, telemetry
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +27,7 @@ def console(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     sub.add_argument(
         "--log-format",
-        choices=("auto", "plain", "json"),
+        choices=telemetry.LOG_FORMATS,
         help="of what goes to stderr: bars on a terminal and lines elsewhere (auto), lines, or JSON lines; "
         "default: $MLM_PRETRAIN_LOG_FORMAT, or auto",
     )
@@ -37,7 +37,7 @@ def force(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--force",
         action="store_true",
-        help="run the stage even where its output stands; pretraining goes on from its checkpoints all the same",
+        help="run the stage even if its output is up to date; pretraining resumes from its checkpoints all the same",
     )
 
 
@@ -88,7 +88,10 @@ def predict(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--stride", metavar="N", type=_count, help="tokens that neighbouring windows share")
     sub.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on many machines, and rounded")
     sub.add_argument(
-        "--top-k", metavar="N", type=_count, help="scores of so many labels; by default of all, of the best of many"
+        "--top-k",
+        metavar="N",
+        type=_count,
+        help="print the scores of the N highest labels (default: of a class its own; of several labels all, or ten)",
     )
     sub.epilog = "example: mlm-pretrain predict runs/my-run/tasks/topic new.jsonl --output labelled.jsonl"
 
@@ -103,7 +106,9 @@ def embed(sub: argparse.ArgumentParser) -> None:
         help="default: what the model's sentence-transformers files say, or mean",
     )
     sub.add_argument(
-        "--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1 (default: likewise)"
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="vectors of length 1 (default: what those files say)",
     )
     sub.add_argument("--prompt-name", metavar="NAME", help="of the model's own prompts, put before each text")
     sub.add_argument("--max-length", metavar="N", type=_count, help="tokens per text; longer ones are cut")

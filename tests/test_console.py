@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlm_pretrain import telemetry
+from mlm_pretrain.bars import progress
 from tests.conftest import tiny_config
 
 BAR = re.compile(r"pretrain +\d+%\|")
@@ -142,10 +143,10 @@ def test_lines_come_every_so_often_and_at_the_end(
     kind: str, seconds: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(telemetry.LOG_FORMAT, kind)
-    monkeypatch.setattr(telemetry, "SECONDS_PER_LINE", seconds)
-    with telemetry.progress(3, "outer", unit="row", scale=False) as outer:
+    monkeypatch.setattr("mlm_pretrain.bars.SECONDS_PER_LINE", seconds)
+    with progress(3, "outer", unit="row", scale=False) as outer:
         for _ in range(3):
-            with telemetry.progress(2, "inner") as inner:
+            with progress(2, "inner") as inner:
                 inner.update(2)
             outer.update()
     lines = capsys.readouterr().err.splitlines()
@@ -167,7 +168,7 @@ def test_a_closed_console_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", broken)
             telemetry.say("into nothing")
-            with telemetry.progress(2, "nothing") as bar:
+            with progress(2, "nothing") as bar:
                 bar.update(2)
         with contextlib.suppress(BrokenPipeError):
             broken.close()

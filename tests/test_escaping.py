@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from mlm_pretrain import escaping, telemetry
+from mlm_pretrain.bars import progress
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.options import Parser
 
@@ -148,7 +149,7 @@ def test_a_console_of_any_encoding_takes_everything(encoding: str, monkeypatch: 
     escaping.take_any_console()
     telemetry.show("a → b ± c, naïve ☃ 𝄞 \ud800")
     telemetry.say("held-out – über")
-    with telemetry.progress(3, "größe → ☃") as bar:
+    with progress(3, "größe → ☃") as bar:
         bar.update(3)
     with pytest.raises(SystemExit):
         Parser("prog").error("'☃\x1b[31m' is no file")

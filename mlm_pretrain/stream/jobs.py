@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.stream import forked
 
@@ -58,7 +58,7 @@ def run_jobs(
     before = meter.bytes
     try:
         futures = [executor.submit(_do, each) for each in arguments]
-        with telemetry.progress(None, what, unit="B") as bar:
+        with bars.progress(None, what, unit="B") as bar:
             waiting = set(futures)
             while waiting:
                 done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)

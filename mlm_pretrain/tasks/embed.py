@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mlm_pretrain.bars import progress
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import counted
 from mlm_pretrain.io.reading import Reading
@@ -23,7 +24,7 @@ from mlm_pretrain.tasks.linear import fast_linear
 from mlm_pretrain.tasks.sentence_files import read_recipe
 from mlm_pretrain.tasks.sentence_vectors import Pooling, Recipe, lower
 from mlm_pretrain.tasks.trials import export
-from mlm_pretrain.telemetry import progress, say, warn
+from mlm_pretrain.telemetry import say, warn
 from mlm_pretrain.text import long
 from mlm_pretrain.training.loss import to_device
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pydantic
 
+from mlm_pretrain.bars import progress
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.digests import file_digest
@@ -25,7 +26,7 @@ from mlm_pretrain.tasks.finished import FinishedModel
 from mlm_pretrain.tasks.inference import cut_texts
 from mlm_pretrain.tasks.labels import label_columns, warn_of_unseen
 from mlm_pretrain.tasks.readers import read_rows
-from mlm_pretrain.telemetry import figure, progress, say, table, warn
+from mlm_pretrain.telemetry import figure, say, table, warn
 
 CHUNK = 1024
 """Examples whose logits are in memory together."""

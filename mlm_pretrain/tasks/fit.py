@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, telemetry
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.tasks.adaptation import Adaptation
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
@@ -125,7 +125,7 @@ class Fit:
         size = settings.per_device_train_batch_size
         batches = batches_from(self._features, size, self.seed, progress.step, self._pool)
         losses = [torch.tensor(loss, device=self.accelerator.device) for loss in progress.losses]
-        with Interrupts() as interrupts, telemetry.progress(self.steps, description, unit="step") as bar:
+        with Interrupts() as interrupts, bars.progress(self.steps, description, unit="step") as bar:
             bar.update(progress.step)
             while progress.step < self.steps and not self._is_enough():
                 self._prepared.train()

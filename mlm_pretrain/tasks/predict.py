@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain import __version__
+from mlm_pretrain.bars import progress
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import counted
@@ -20,7 +21,7 @@ from mlm_pretrain.tasks.examples import check_characters
 from mlm_pretrain.tasks.finished import FinishedModel
 from mlm_pretrain.tasks.inference import cut_texts
 from mlm_pretrain.tasks.output import Output, open_output
-from mlm_pretrain.telemetry import progress, say, warn
+from mlm_pretrain.telemetry import say, warn
 
 CHUNK = 1024
 """Rows that are in memory together; inside a chunk they are sorted by length."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.cache import cache_folder
 from mlm_pretrain.io.compression import errors_of
@@ -52,7 +52,7 @@ def digests(files: Sequence[str]) -> list[str]:
     _known.update((state, kept) for state in states if state not in _known and (kept := _kept(state)))
     unknown = [state for state in states if state not in _known]
     large = sum(state.size for state in unknown if state.size >= KEPT)
-    with telemetry.progress(large, "digest of the text", unit="B") if large else contextlib.nullcontext() as bar:
+    with bars.progress(large, "digest of the text", unit="B") if large else contextlib.nullcontext() as bar:
 
         def digest(state: _State) -> str:
             return _digest(state, bar.update if bar is not None and state.size >= KEPT else _no_progress)

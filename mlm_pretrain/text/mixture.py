@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import datasets
 import regex
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, telemetry
 from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.tally import dropped_in_words
@@ -201,7 +201,7 @@ def _survey_source(
     dropped: Counter[str] = Counter()
     kept = size = held_out = training = divided = longest = 0
     complete = True
-    with telemetry.progress(None, f"read {name}", unit="B") as bar:
+    with bars.progress(None, f"read {name}", unit="B") as bar:
         for rows, budget in _evenly(open_source(source), wanted_bytes):
             start = size
             if size >= wanted_bytes:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, telemetry
 from mlm_pretrain.config import TokenizerConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint, Place
@@ -279,7 +279,7 @@ def _batched(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _with_progress(texts: Iterable[str]) -> Iterator[str]:
-    with telemetry.progress(None, "tokenizer: reading", unit="char") as bar:
+    with bars.progress(None, "tokenizer: reading", unit="char") as bar:
         for text in texts:
             bar.update(len(text))
             yield text

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.ids import vocabulary_size
@@ -123,7 +123,7 @@ class Pretraining(TrainingState):
         rate = 0.0
         total = budgets.total(settings.budget)
         begin = budgets.done(settings.budget, progress)
-        with never_recompiled(), telemetry.progress(total, "pretrain", initial=begin, rate=False) as bar:
+        with never_recompiled(), bars.progress(total, "pretrain", initial=begin, rate=False) as bar:
             for batch, labels, tokens in self._agreed_batches():
                 if on_batch:
                     on_batch(progress.step, batch)

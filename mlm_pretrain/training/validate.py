@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars
 from mlm_pretrain.config import ObjectiveConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.masked_head import with_places
@@ -100,7 +100,7 @@ def held_out_pass(
     processes = processes or Processes()
     # By source: summed loss, right at first guess, right within five, masked tokens.
     sums = torch.zeros(len(held_out.names), 4, dtype=torch.float64, device=device)
-    with telemetry.progress(len(held_out), "held-out", unit="row", scale=False) as bar:
+    with bars.progress(len(held_out), "held-out", unit="row", scale=False) as bar:
         for batch in held_out.batches(batch_size, processes.rank, processes.world_size):
             on_device = to_device(batch, device)
             with autocast():
