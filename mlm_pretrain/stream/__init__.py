@@ -1,7 +1,7 @@
 """Text in, masked global batches out: the same ones whoever makes them, and wherever a run was left and taken up again.
 
     source ── pieces ──deal──▶ lane ── windows ──▶ documents ── chunks ──pack──▶ rows ──mix──▶ global batches
-              (shuffle.py)            (shuffle.py)              (pack.py)       (lanes.py)    (loader.py)
+              (dealing.py)            (shuffle.py)              (pack.py)       (lanes.py)    (loader.py)
 
 **Lanes.** A run reads its text in a fixed number of lanes (`stream.lanes`), side by side. Row number n of the run comes
 from lane n mod lanes. Processes and loader workers are only assigned lanes, so their number is nothing that the
@@ -28,6 +28,6 @@ its weight, in tokens.
 
 **Masks** are drawn from (seed, row number) by the objective, so they change with every epoch, and with nothing else.
 
-Prepared shards (`prepare.py` writes them, `prepared.py` reads them) are rows on disk: they take the place of pieces,
-windows, documents and chunks, and everything behind is the same.
+Prepared shards (`prepare.py` and `writing.py` write them, `prepared.py` reads them) are rows on disk: they take the
+place of pieces, windows, documents and chunks, and everything after is the same.
 """

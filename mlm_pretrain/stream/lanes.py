@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from mlm_pretrain.config import TextConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.stream.dealing import ROWS, Origin, State, order_of
 from mlm_pretrain.stream.pack import Block, Row, Segmenter, pack
-from mlm_pretrain.stream.shuffle import ROWS, DocumentReader, Origin, State, order_of
+from mlm_pretrain.stream.shuffle import DocumentReader
 
 
 class RowSource(ABC):

@@ -25,9 +25,9 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import Objective
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.stream.batch_size import BatchSize
+from mlm_pretrain.stream.dealing import Lane, State
 from mlm_pretrain.stream.opening import open_lanes
 from mlm_pretrain.stream.pack import Row, Segmenter, collate, pack
-from mlm_pretrain.stream.shuffle import Lane, State
 from mlm_pretrain.stream.workers import side_by_side
 from mlm_pretrain.text.mixture import source_names
 

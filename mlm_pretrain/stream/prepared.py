@@ -29,9 +29,9 @@ from mlm_pretrain.io.digests import MANIFEST
 from mlm_pretrain.io.paths import inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stream.dealing import Origin, State, deal
 from mlm_pretrain.stream.lanes import RowSource
 from mlm_pretrain.stream.pack import TEXT_BYTES_PER_TOKEN, Block
-from mlm_pretrain.stream.shuffle import Origin, State, deal
 
 SETTINGS = "mlm_pretrain.json"
 NOTES = "mlm_pretrain"

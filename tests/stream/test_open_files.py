@@ -20,7 +20,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.stream import open_files
 from mlm_pretrain.stream.opening import open_lanes
-from mlm_pretrain.stream.shuffle import Lane
+from mlm_pretrain.stream.dealing import Lane
 from mlm_pretrain.text.tokenizer import load_tokenizer
 open_files.OTHERS = 100
 config = load_config(sys.argv[1] + "/config.yaml")

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.stream import prepare as writing
+from mlm_pretrain.stream import writing
 from mlm_pretrain.stream.pack import Block
 from mlm_pretrain.stream.prepare import prepare, prepared_settings
 from mlm_pretrain.stream.prepared import read_group, read_manifest, refuse_stale

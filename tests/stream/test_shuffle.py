@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlm_pretrain.config import SourceConfig
-from mlm_pretrain.stream.shuffle import DocumentReader, Lane, Origin, RowReader
+from mlm_pretrain.stream.dealing import Lane, Origin, RowReader
+from mlm_pretrain.stream.shuffle import DocumentReader
 from mlm_pretrain.text.mixture import open_source
 
 ROWS = [{"text": f"document number {number}\nof several lines"} for number in range(90)]
