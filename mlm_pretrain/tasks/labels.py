@@ -15,6 +15,8 @@ from mlm_pretrain.telemetry import warn
 
 GAPS = ("nan", "NaN", "<NA>")
 """What pandas writes where a column has nothing."""
+SEPARATORS = "|;,"
+"""Of labels in a string: the first of these that occurs in it."""
 NAMED = 5
 """So many labels are named in a line."""
 
@@ -46,22 +48,34 @@ def label_columns(task: TaskConfig, label_key: str) -> list[str]:
 
 
 def named(value: Any, names: Sequence[str], place: str) -> Any:
-    """Class numbers as class names, in lists and in text files too; what is a name already stays.
+    """Class numbers as class names, in lists and in text files too; what is a name already stays, and so does a gap.
 
     Raises:
         BadExample: a number is none of a class, as -1 where a row has no label.
     """
-    if isinstance(value, list):
-        return [named(item, names, place) for item in value]
-    if isinstance(value, str) and value in names:
+    if is_gap(value) or (isinstance(value, str) and value in names):
         return value
-    if isinstance(value, str) and " " in value.strip():
-        return [named(item, names, place) for item in value.split()]
-    number = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else whole_number(value)
+    several = _several(value)
+    if several is not None:
+        return [named(item, names, place) for item in several]
+    number = whole_number(value)
+    if isinstance(value, str) and (match := _INTEGER.fullmatch(value) or _WHOLE.fullmatch(value)):
+        number = int(match[0].partition(".")[0])
     if not isinstance(number, int) or not 0 <= number < len(names):
         problem = f"the label is {value}, which is the number of no class"
-        raise BadExample(place, problem, "no label" if number == -1 or is_gap(value) else "a label of no class")
+        raise BadExample(place, problem, "no label" if number == -1 else "a label of no class")
     return names[number]
+
+
+def _several(value: Any) -> list[Any] | None:
+    """What a list holds, or a string with several labels or tags; None of a single one."""
+    if not isinstance(value, str):
+        return value if isinstance(value, list) else None
+    if (given := read_list(value)) is not None:
+        return given
+    separator = next((mark for mark in SEPARATORS if mark in value), None)
+    parts = value.split(separator)
+    return [part.strip() for part in parts if part.strip()] if len(parts) > 1 else None
 
 
 def read_list(text: str) -> list[Any] | None:

@@ -14,14 +14,12 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
 from mlm_pretrain.tasks.columns import cell, column
-from mlm_pretrain.tasks.labels import in_order, is_gap, read_list, whole_names, whole_number
+from mlm_pretrain.tasks.labels import SEPARATORS, in_order, is_gap, read_list, whole_names, whole_number
 from mlm_pretrain.tasks.many_classes import FEW, top_scores
 from mlm_pretrain.tasks.sequence import SequenceTask, texts_of
 from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
-SEPARATORS = "|;,"
-"""Of labels in a string: the first of these that occurs in it."""
 THRESHOLD = 0.5
 
 

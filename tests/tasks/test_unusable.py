@@ -219,6 +219,41 @@ def test_hub_sets_have_the_same_policy(hub_set: str) -> None:
     assert len(read_splits(tags, TASKS["tagging"]).train) == 5
 
 
+@pytest.mark.parametrize(
+    ("task", "values", "wanted"),
+    [
+        ("classification", ["0", "1.0", "dune", "1"], ["dune", "reef", "dune", "reef"]),
+        (
+            "multi_label_classification",
+            ["0|1", "1.0", "[0, 1]", "[1]", "[]", "", "very salt|0", "1;2"],
+            [
+                ["dune", "reef"],
+                ["reef"],
+                ["dune", "reef"],
+                ["reef"],
+                [],
+                [],
+                ["very salt", "dune"],
+                ["reef", "very salt"],
+            ],
+        ),
+    ],
+)
+def test_names_behind_numbers_however_a_table_writes_these(
+    task: str, values: list[str], wanted: list[Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "train.csv"
+    pandas.DataFrame({"text": ["a"] * len(values), "label": values}).to_csv(path, index=False)
+    names = ["dune", "reef", "very salt"]
+    splits = read(task, tmp_path, train=str(path), label_names=names)
+    assert [example["label"] for example in splits.train] == wanted
+    path.write_text("text,label\na,0\nb,7.0\nc,-1.0\nd,\n" * 2, encoding="utf-8")
+    dropped = {"a label of no class": 2, "no label": 2 if task != "classification" else 4}
+    assert read(task, tmp_path, train=str(path), label_names=names, on_bad_examples="drop").dropped == {
+        "train": dropped
+    }
+
+
 # -- numbers of classes ------------------------------------------------------------------------------------------------
 
 
