@@ -18,6 +18,7 @@ CONLL = (".conll", ".txt", ".tsv", ".conllu", ".bio", ".iob", ".iob2")
 """What holds a word and its tag a line, if a task labels words."""
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2"}
 
+_TEXT_TOO = (".txt", ".tsv")
 _NOT_TEXT = {
     ".zip",
     ".tar",
@@ -53,6 +54,11 @@ def format_of(file: str | Path) -> str:
         UserError: the name says that it is something else.
     """
     suffix = suffix_of(file)
+    if suffix in CONLL and suffix not in _TEXT_TOO:
+        raise UserError(
+            f"{file}: a {suffix} file holds a word and its tag a line, for tasks that label words; as texts, write its "
+            "sentences as lines (.txt) or as JSON lines with `tokens`"
+        )
     if suffix in _NOT_TEXT:
         raise UserError(f"{file}: a {suffix} file cannot be read; unpack or convert it to {', '.join(FORMATS)}")
     return FORMATS.get(suffix, "text")

@@ -87,9 +87,9 @@ class Records:
                 yield record
 
     def _records(self, opened: contextlib.ExitStack) -> Iterator[Record]:
-        form = formats.format_of(self._file)
         if self._words is not None:
             return self._sentences(self._open(opened), self._words)
+        form = formats.format_of(self._file)
         if form == "parquet":
             file = opened.enter_context(parquet.open_parquet(self._file))
             self.class_names = parquet.class_names(file.schema_arrow)

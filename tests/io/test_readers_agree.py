@@ -243,3 +243,12 @@ def test_windows_of_zstandard_may_be_as_long_as_the_format_allows(tmp_path: Path
     with path.open("ab") as raw:  # frames after each other are one file
         raw.write(zstandard.compress(content_of("jsonl", texts[1000:])))
     agree(path, texts)
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.conllu.gz", "a.bio", "a.iob", "a.iob2"])
+def test_files_of_words_and_tags_are_no_texts(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content_of("conll", ["Oslo is cold", "so is Rome"]))
+    for read in (pretrained, predicted):
+        with pytest.raises(UserError, match=rf"{name}: a \.{name.split('.')[1]} file holds a word and its tag a line"):
+            read(path)
