@@ -186,7 +186,9 @@ class Encoder:
         if own.max_length is not None:
             self.tokenizer.model_max_length = own.max_length
         longest = window_length(config, self.tokenizer, most=None)
-        return longest if own.max_length is None else min(own.max_length, longest)
+        if own.max_length is None:
+            return longest
+        return window_length(config, self.tokenizer, min(own.max_length, longest))
 
     def save(self, folder: Path) -> None:
         """Write a folder for `sentence_transformers.SentenceTransformer`, whole or not at all.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from mlm_pretrain.config import TaskConfig
@@ -175,6 +176,50 @@ def test_what_is_not_known_is_refused_by_name(wordpiece_encoder: Path, tmp_path:
     with pytest.raises(UserError, match=r"modules\.json: no JSON"):
         Encoder(folder)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        ("modules.json", [1, 2], "modules.json: not as sentence-transformers writes it"),
+        ("modules.json", {}, "modules.json: not as sentence-transformers writes it"),
+        ("1_Pooling/config.json", None, "1_Pooling/config.json, which modules.json names, is missing"),
+        ("1_Pooling/config.json", [], "1_Pooling/config.json: not as sentence-transformers"),
+        ("1_Pooling/config.json", {"pooling_mode": 5}, "pooling 5 isn't known"),
+        ("sentence_bert_config.json", [], "sentence_bert_config.json: not as sentence-transformers"),
+        ("sentence_bert_config.json", {"max_seq_length": "30"}, "max_seq_length '30' isn't known"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length 0 isn't known"),
+        ("sentence_bert_config.json", {"max_seq_length": 2}, "no room for new tokens in windows of max_length 2"),
+        ("config_sentence_transformers.json", {"prompts": ["find: "]}, "not as sentence-transformers"),
+        ("config_sentence_transformers.json", {"prompts": {"find": 5}}, "not as sentence-transformers"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "find"}, "default_prompt_name 'find'"),
+    ],
+)
+def test_a_damaged_or_missing_file_is_named(
+    file: str, content: Any, match: str, wordpiece_encoder: Path, tmp_path: Path
+) -> None:
+    folder = by_hand(tmp_path / "s", wordpiece_encoder)
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=match):
+        Encoder(folder)
+
+
+def test_a_layer_that_is_another_one_than_its_config_names_is_refused(wordpiece_encoder: Path, tmp_path: Path) -> None:
+    for number, weights in enumerate([{"linear.weight": torch.zeros(8, 16)}, {"other": torch.zeros(8, 32)}, None]):
+        folder = sentence_folder(tmp_path / str(number), wordpiece_encoder, Dense(32, 8))
+        file = folder / "2_Dense" / "model.safetensors"
+        if weights is None:
+            file.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+        else:
+            save_file(weights, file)
+        with pytest.raises(UserError, match=r"2_Dense/model\.safetensors is not the layer that its config.json names"):
+            Encoder(folder)
+    file.unlink()
+    with pytest.raises(UserError, match=r"2_Dense/model\.safetensors, which modules\.json names, is missing"):
+        Encoder(folder)
 
 
 def test_an_encoder_in_a_folder_of_its_own(wordpiece_encoder: Path, tmp_path: Path) -> None:
