@@ -35,8 +35,12 @@ def _has_token_types(config: PreTrainedConfig) -> bool:
     return "token_type_ids" in inspect.signature(forward).parameters
 
 
-def problems_of_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Added tokens that could never be told apart, or that tokenizing would look for without end."""
+def problems_of_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """No tokens but special ones, as transformers makes a tokenizer where its files are missing; and added tokens that
+    could never be told apart, or that tokenizing would look for without end."""
+    special = tokenizer.all_special_tokens
+    if set(tokenizer.get_vocab()) <= set(special):
+        yield f"its tokenizer knows no words ({', '.join(special)} alone): its tokenizer.json or vocabulary is missing"
     if not tokenizer.is_fast:
         return
     for token in tokenizer.added_tokens_decoder.values():

@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 from mlm_pretrain.errors import UserError, causes, first_line, is_panic
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.paths import inside
-from mlm_pretrain.models.ids import problems_of_added_tokens
+from mlm_pretrain.models.ids import problems_of_tokens
 
 # Else transformers asks a Space of the Hub to convert pickled weights, and takes what that one answers.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -126,7 +126,7 @@ class Checkpoint:
         """
         with self._opened(TOKENIZER):
             tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision, trust_remote_code=False)
-        for problem in problems_of_added_tokens(tokenizer):
+        for problem in problems_of_tokens(tokenizer):
             raise UserError(f"{self}: {problem}; mend the tokenizer's files, or take another (tokenizer.path)")
         return tokenizer
 

@@ -138,8 +138,10 @@ def window_length(
 def check_vocabulary(path: Place, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """
     Raises:
-        UserError: the tokenizer has ids that the encoder doesn't know.
+        UserError: the tokenizer has ids that the encoder doesn't know, or this one reads no tokens.
     """
+    if not hasattr(config, "vocab_size"):
+        raise UserError(f"{path}: a {config.model_type} model has no vocabulary; an encoder of text is needed")
     if vocabulary_size(tokenizer) > config.vocab_size:
         raise UserError(
             f"{path}: the tokenizer has ids up to {vocabulary_size(tokenizer) - 1}, the model {config.vocab_size} "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 import mlm_pretrain
 from mlm_pretrain import stages
@@ -18,7 +18,7 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.tasks.encoder import load_config, load_model
+from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer
 from mlm_pretrain.tasks.finetune import finetune
 from tests.conftest import tiny_config
 from tests.hub_server import Fault, HubServer, Repo, hub_server
@@ -236,3 +236,25 @@ def test_a_model_loads_as_with_transformers(tokenizer: PreTrainedTokenizerFast, 
     theirs = AutoModel.from_pretrained(tmp_path).state_dict()
     assert all((theirs[name] == tensor).all() for name, tensor in ours.state_dict().items() if "pooler" not in name)
     assert report["missing_keys"] == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+# -- what is no encoder of text --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "deberta-v2"])
+def test_a_tokenizer_without_its_files_is_refused(
+    model_type: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """transformers makes one of special tokens alone, for which every word is unknown."""
+    tiny_checkpoint(tmp_path, model_type, tokenizer)
+    for file in tmp_path.glob("*token*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"its tokenizer knows no words \(.* alone\).* is missing"):
+        Checkpoint(str(tmp_path)).tokenizer()
+
+
+def test_a_model_of_pictures_is_no_encoder_of_text(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    AutoConfig.for_model("vit", hidden_size=32).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="a vit model has no vocabulary; an encoder of text is needed"):
+        load_tokenizer(str(tmp_path), load_config(str(tmp_path)))
