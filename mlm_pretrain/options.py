@@ -42,7 +42,11 @@ def force(sub: argparse.ArgumentParser) -> None:
 
 
 def evaluate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--data", metavar="FILE", help="a labelled file; CONFIG is a task's model then, keys name columns")
+    sub.add_argument(
+        "--data",
+        metavar="FILE",
+        help="a labelled file, read as the options below say; CONFIG is a task's model then, keys name columns",
+    )
     sub.add_argument("--out", metavar="FOLDER", help="for scores, mistakes and plots (default: beside the model)")
     sub.epilog = "example: mlm-pretrain evaluate runs/my-run/tasks/topic --data june.csv label_column=topic"
 
@@ -72,7 +76,7 @@ def finetune(sub: argparse.ArgumentParser) -> None:
 
 
 def remote_code(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--trust-remote-code", action="store_true", help="run code that MODEL brings, on this machine")
+    sub.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings, on this machine")
 
 
 def predict(sub: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.build import made_by
 from mlm_pretrain.models.ids import vocabulary_size
-from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.run import RunDirectory
@@ -31,11 +30,11 @@ def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
         `{"heldout": …, "fill_mask": …}` as in `results.json`.
 
     Raises:
-        UserError: there is no model yet, or no held-out text.
+        UserError: the model can't be loaded, or there is no held-out text.
     """
-    consent = "model.trust_remote_code=true"
-    place = Checkpoint(str(run.model), None, config.model.trust_remote_code, consent)
-    model, tokenizer = load_model(place)
+    place = made_by(run, config.model)
+    model, _ = place.weights(AutoModelForMaskedLM, place.config())
+    tokenizer = load_tokenizer(place)
     # The precision that the run was trained in, not another measurement.
     trained = run.read_results().get("pretraining", {})
     accelerator = make_accelerator(config.training, trained.get("precision"))
@@ -52,18 +51,6 @@ def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
     check_loss(figures, vocabulary_size(tokenizer), str(run.model), remedy)
     guesses = [fill_mask(model, tokenizer, text) for text in config.evaluation.fill_mask]
     return {"heldout": figures, "fill_mask": guesses}
-
-
-def load_model(place: Checkpoint) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """
-    Raises:
-        UserError: there is no model in the folder, or it can't be read.
-    """
-    if not Path(place.path, "config.json").is_file():
-        raise UserError(f"{place}: no model; `mlm-pretrain pretrain` writes it")
-    model, _ = place.weights(AutoModelForMaskedLM, place.config())
-    tokenizer = load_tokenizer(place)
-    return model, tokenizer
 
 
 @torch.inference_mode()

@@ -18,6 +18,10 @@ from mlm_pretrain.errors import UserError, first_line, nearest
 from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.models.loading import Checkpoint, new_model
 from mlm_pretrain.models.tiling import tile
+from mlm_pretrain.run import RunDirectory
+
+CONSENT = "model.trust_remote_code=true"
+"""How a user lets code of a checkpoint run that pretraining starts from, or has made."""
 
 POSITIONS_BEHIND_PADDING = {
     "camembert",
@@ -155,12 +159,17 @@ def first_position(model_type: str, pad_token_id: int | None) -> int:
     return (pad_token_id or 0) + 1 if model_type in POSITIONS_BEHIND_PADDING else 0
 
 
+def made_by(run: RunDirectory, settings: ModelConfig) -> Checkpoint:
+    """The encoder that a run has made, whose code may run if the run's config says so."""
+    return Checkpoint(str(run.model), None, settings.trust_remote_code, CONSENT)
+
+
 def checkpoint_of(settings: ModelConfig) -> Checkpoint | None:
     """The checkpoint of `path`, or of `init_from`."""
     path = settings.path or settings.init_from
     if path is None:
         return None
-    return Checkpoint(path, settings.revision, settings.trust_remote_code, "model.trust_remote_code=true")
+    return Checkpoint(path, settings.revision, settings.trust_remote_code, CONSENT)
 
 
 def _load(settings: ModelConfig, tokenizer: PreTrainedTokenizerBase, announce: bool) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, OptimizerSection, TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import check_folder
+from mlm_pretrain.models.build import made_by, model_keys
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
 
@@ -19,7 +20,6 @@ def check_names(config: Config) -> None:
     Raises:
         UserError: there is no such objective, source, optimizer, schedule, preset or architecture.
     """
-    from mlm_pretrain.models.build import model_keys
     from mlm_pretrain.objectives.base import OBJECTIVES
     from mlm_pretrain.text.sources import SOURCES
 
@@ -79,8 +79,7 @@ def _look_at_tasks(config: Config, tasks: Sequence[TaskConfig]) -> None:
 def task_checkpoint(config: Config, run: RunDirectory, task: TaskConfig) -> Checkpoint:
     """What the task starts from, and whether its code may run."""
     if (origin := task.origin) is None:
-        trusted = config.model.trust_remote_code
-        return Checkpoint(str(run.model), None, trusted, "model.trust_remote_code=true")
+        return made_by(run, config.model)
     number = [each.name for each in config.tasks].index(task.name)
     consent = f"tasks.{number}.model={{path: {origin.path}, trust_remote_code: true}}"
     return Checkpoint(origin.path, origin.revision, origin.trust_remote_code, consent)

@@ -20,9 +20,8 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
 from mlm_pretrain.tasks.examples import Examples, Row
-from mlm_pretrain.tasks.labels import label_columns, named
-from mlm_pretrain.tasks.readers import read_rows
-from mlm_pretrain.tasks.unusable import BadExample
+from mlm_pretrain.tasks.labels import label_columns
+from mlm_pretrain.tasks.readers import read_rows, with_names
 from mlm_pretrain.text.datasets_cache import settle_datasets_cache
 
 
@@ -159,16 +158,10 @@ def _hub_rows(task: TaskConfig, adapter: type[TaskAdapter], found: Any, split: s
 
 
 def _named_rows(dataset: Dataset, columns: list[str], given: list[str] | None, place: str) -> Iterator[Row]:
-    """Rows whose class numbers are class names; the columns of 0 and 1 for a label each stay."""
-    classes = {column: names for column in columns if (names := given or class_names(dataset.features.get(column)))}
+    """Rows whose class numbers are class names."""
+    own = {column: names for column in columns if (names := class_names(dataset.features.get(column)))}
     for number, row in enumerate(dataset):
-        at = f"{place}, row {number}"
-        try:
-            if len(columns) == 1:
-                row |= {column: named(row[column], names, at) for column, names in classes.items() if column in row}
-            yield row, at
-        except BadExample as error:
-            yield error, at
+        yield with_names(row, given, own, columns, f"{place}, row {number}")
 
 
 def class_names(feature: Any) -> list[str] | None:

@@ -17,29 +17,10 @@ from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Records, Words
 from mlm_pretrain.io.tables import AMBIGUOUS
 from mlm_pretrain.io.tally import REASONS
-from mlm_pretrain.tasks.adapter import Example, TaskAdapter
-from mlm_pretrain.tasks.examples import Examples, Row
-from mlm_pretrain.tasks.labels import label_columns as columns_of
+from mlm_pretrain.tasks.examples import Row
 from mlm_pretrain.tasks.labels import named
 from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.telemetry import say
-
-
-def read_examples(file: str | Path, adapter: type[TaskAdapter], task: TaskConfig) -> list[Example]:
-    """Read one labelled file whole; its ending tells the format.
-
-    Args:
-        file: `.jsonl`, `.json`, `.ndjson`, `.csv`, `.tsv` or `.parquet`, for tasks that label words CoNLL too
-            (`.conll`, `.conllu`, `.txt`, `.tsv`, `.bio`, `.iob`, `.iob2`); each also with `.gz`, `.zst`, `.xz`, `.bz2`.
-        task: names the columns, and says how text is read.
-
-    Raises:
-        UserError: with file and line, for whatever can't be read.
-    """
-    examples = Examples(adapter, task)
-    examples.read("data", read_rows(file, task, adapter.reads_conll, columns_of(task, adapter.label_key)), str(file))
-    examples.settle()
-    return examples.splits["data"]
 
 
 def read_rows(
@@ -71,17 +52,24 @@ def read_rows(
             problem = record.problem.removeprefix(f"{record.place}: ")
             yield BadExample(record.place, problem, REASONS.get(record.dropped, record.dropped)), record.place
         elif record.dropped is None:
-            yield _with_names(record.row, task.label_names, records.class_names, label_columns, record.place)
+            yield with_names(record.row, task.label_names, records.class_names, label_columns, record.place)
     say(str(records.tally))
 
 
-def _with_names(
+def with_names(
     row: dict[str, Any],
     given: list[str] | None,
     own: Mapping[str, list[str]],
     columns: Sequence[str],
     place: str,
 ) -> Row:
+    """A row whose class numbers are class names.
+
+    Args:
+        given: the names, as the config has them.
+        own: those that a file or a dataset has itself, by column.
+        columns: what holds the labels; several are columns of 0 and 1, and stay.
+    """
     column = columns[0] if len(columns) == 1 else None
     names = given or own.get(column or "")
     if column in row and names:

@@ -16,10 +16,10 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from mlm_pretrain.config import SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.records import Records
-from mlm_pretrain.tasks.readers import read_examples
 from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.text.mixture import documents
 from mlm_pretrain.text.sources import SOURCES
+from tests.tasks.examples import read_examples
 
 TEXTS = [f"größer {number}" for number in range(6)]
 TEXT = pa.array(TEXTS)

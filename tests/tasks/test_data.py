@@ -19,9 +19,9 @@ from mlm_pretrain.tasks.adapter import TaskAdapter
 from mlm_pretrain.tasks.classification import Classification
 from mlm_pretrain.tasks.data import Splits, complete, read_splits
 from mlm_pretrain.tasks.ner import TokenClassification
-from mlm_pretrain.tasks.readers import read_examples
 from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.tasks.schemes import valid_iob2
+from tests.tasks.examples import read_examples
 
 TASK = TaskConfig(task="classification", name="toy")
 NER = TaskConfig(task="ner", name="toy", tags_column="tags")

@@ -14,10 +14,10 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.encoder import load_tokenizer
 from mlm_pretrain.tasks.finetune import finetune
 from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.readers import read_examples
 from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.tasks.tagging import Tagging
 from tests.tasks.conftest import conll, separable_sentences
+from tests.tasks.examples import read_examples
 
 TOY = TaskConfig(task="tagging", name="toy", tags_column="upos")
 TAGS = {"the": "DET", "train": "NOUN", "Berlin": "PROPN", "Spree": "PROPN"}

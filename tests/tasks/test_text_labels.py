@@ -13,9 +13,9 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.classification import Classification
 from mlm_pretrain.tasks.data import read_splits
 from mlm_pretrain.tasks.multi_label import MultiLabelClassification
-from mlm_pretrain.tasks.readers import read_examples
 from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.tasks.regression import Regression
+from tests.tasks.examples import read_examples
 
 
 def config(task: str = "classification", **keys: Any) -> TaskConfig:
