@@ -84,7 +84,7 @@ def progress(
     """Progress with stage, speed and time left: a bar on a terminal, elsewhere a line every ten seconds and at the end.
 
     Args:
-        total: what `n` will be at the end; None where it isn't known.
+        total: what `n` will be at the end; None if it isn't known.
         scale: whether numbers are shown as 1.2k, 3.4M.
         rate: whether to show units per second; without it, the caller shows a speed in the postfix.
     """

@@ -58,7 +58,7 @@ _SECRET_NAME = re.compile(
     r"personal_access|shared_access)_?token|token|auth|use_auth"
 )
 _HARMLESS = {"anon", "auto", "browser", "cache", "cloud", "default", "env", "google_default", "none", "true", "false"}
-"""What stands under such a name without being a secret: ways to log in."""
+"""What such a key may have without being a secret: ways to log in."""
 
 
 def find_credential(text: str, prose: bool = False) -> str | None:
@@ -72,7 +72,7 @@ def find_credential(text: str, prose: bool = False) -> str | None:
 
 
 def without_credentials(text: str) -> str:
-    """A text in which `(removed)` stands for each credential.
+    """A text with `(removed)` in place of each credential.
 
     >>> without_credentials("403 for https://files.example.org/a.csv?sig=b3Blbi1zZXNhbWU")
     '403 for https://files.example.org/a.csv?sig=(removed)'

@@ -49,7 +49,7 @@ def terminal(text: object) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST_LINE) -> str:
-    """A text whose middle is left out where it is longer than so many characters; beginning and end say most."""
+    """A text whose middle is dropped if it is longer than so many characters; beginning and end say most."""
     if len(text) <= longest:
         return text
     note = f" … ({len(text) - longest:,} characters) … "
@@ -126,7 +126,7 @@ def json_line(data: Any, stream: Any = None) -> str:
 
 # -- tables that spreadsheets open ----------------------------------------------------------------------------------
 
-# What a spreadsheet calculates, and so may send away what stands beside it: `=…`, `@f(…)`, `+f(…)`, `-2+cmd|…!A1`. A
+# What a spreadsheet calculates, and so may send away what is beside it: `=…`, `@f(…)`, `+f(…)`, `-2+cmd|…!A1`. A
 # text that begins with a name (@somebody), a number or a hyphen is none.
 _FORMULA = re.compile(r"\s*(?:=|@[\w.]+\(|[+-]\S*[(|!])")
 
@@ -154,7 +154,7 @@ _LINKS = re.compile(r"(?<=[Hh][Tt][Tt][Pp]):|(?<=[Hh][Tt][Tt][Pp][Ss]):|(?<=[Ff]
 
 
 def markdown(text: object) -> Markdown:
-    """Text that stands in a paragraph or in a table's cell as it is: one line, and nothing in it is Markdown."""
+    """Text for a paragraph or a table's cell: one line, and nothing in it is Markdown."""
     if isinstance(text, Markdown):
         return text
     marked = _MARKS.sub(lambda match: _entity(match[0]), visible(" ".join(str(text).split())))

@@ -278,7 +278,7 @@ def compare(plan: Plan, results: dict[str, Any]) -> list[tuple[str, float, float
 
     Args:
         plan: made with `own_utilisation=False`, else it is what happened.
-        results: of a run, as `results.json` has them; empty where nothing is to be compared yet.
+        results: of a run, as `results.json` has them; empty if nothing is to be compared yet.
     """
     happened = results.get("pretraining", {})
     planned = {

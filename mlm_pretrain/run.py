@@ -121,7 +121,7 @@ class RunDirectory:
     # -- records ---------------------------------------------------------------------------------------------
 
     def read_results(self) -> dict[str, Any]:
-        """The results of the run so far, as `results.json` has them; empty where there are none."""
+        """The results of the run so far, as `results.json` has them; empty if there are none."""
         return read_json(self.results)
 
     def record(self, results: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ def summary(run: RunDirectory) -> str:
 
 
 def pretraining(results: dict[str, Any]) -> str:
-    """What the pretraining has come to, in a line; empty where there was none."""
+    """What the pretraining has come to, in a line; empty if there was none."""
     done = results.get("pretraining")
     if not done:
         return ""

@@ -59,7 +59,7 @@ def _measured(bench: Bench, file: Path, key: str) -> tuple[float, float]:
 
 
 def _peak(pid: int) -> int:
-    """The most memory that a process has had, in kilobytes; 0 where it has ended."""
+    """The most memory that a process has had, in kilobytes; 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:

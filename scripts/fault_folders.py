@@ -29,7 +29,7 @@ def second_start(bench: Bench) -> str:
     check(run.exit_code(process) == 0, run.said())
     bench.compare(run)
     card = (run.folder / "README.md").read_text(encoding="utf-8")
-    check("second/one" not in card and "first/one" in card, "the card tells of the second config")
+    check("second/one" not in card and "first/one" in card, "the card names the second config")
     said = bench.again(run, "pretrain").finish()
     check("up to date" in said, said)
     return f"{len(verbs)} verbs: one line, exit code 2, config.yaml untouched; the first run was bit-identical"

@@ -81,7 +81,7 @@ Pattern = Annotated[str, AfterValidator(_check_pattern)]
 def _check(value: Any, depth: int = 0) -> None:
     """
     Raises:
-        ValueError: what no library below could take, wherever it stands in a value.
+        ValueError: what no library below could take, wherever it is in a value.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is given; a finite number is needed")
@@ -100,7 +100,7 @@ def _is_list(value: Any) -> bool:
 
 
 class Section(BaseModel):
-    """Numbers are finite and fit in 64 bits, wherever they stand: also in mappings whose keys are a library's."""
+    """Numbers are finite and fit in 64 bits, wherever they are: also in mappings whose keys are a library's."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False

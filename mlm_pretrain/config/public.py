@@ -2,7 +2,7 @@
 
 Numbers and truth values of a config or of records are shown; texts only under the keys that are listed here, so that
 what nobody has decided about stays where it is. The rest is a second fence: paths are cut to their last component,
-and what looks like a credential is taken out wherever it stands.
+and what looks like a credential is removed wherever it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TASK = (
     "tokens_column tags_column spans_column question_column context_column answers_column encoding quoting delimiter "
     "on_bad_examples model encoder class_weight tagging_scheme eval_strategy metric_for_best_model"
 )
-# The keys of a config whose texts are shown, by the section that they stand in.
+# The keys of a config whose texts are shown, by the section that they are in.
 _SHOWN = {
     "run": "name output_dir",
     "text": "stopping_strategy",

@@ -1,4 +1,4 @@
-"""YAML whose plain scalars mean what the config's schema has at their place: `no` is a word where a word is wanted.
+"""YAML whose plain scalars mean what the config's schema has at their place: `no` is a word if a word is wanted.
 
 YAML 1.1 reads `no`, `on`, `null`, `1e3` and `2024-01-01` as false, true, nothing, a number and a date. So a language,
 a class or a column of such a name would become another. Here a plain scalar keeps its text until it is known what its
@@ -26,7 +26,7 @@ class Plain(str):
 
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As YAML has it, and unlike PyYAML, which takes the last: a key stands once in a mapping."""
+        """As YAML has it, and unlike PyYAML, which takes the last: a key is in a mapping once."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
@@ -80,7 +80,7 @@ def read_value(text: str) -> Any:
 
 
 def meant(data: Any, schema: Any) -> Any:
-    """Data with plain scalars (`Plain`), as `schema` wants it: text where a string is wanted, else YAML's reading.
+    """Data with plain scalars (`Plain`), as `schema` wants it: text if a string is wanted, else YAML's reading.
 
     An empty value and `null` stay None for a key of its own, but are text in lists of strings and as keys.
     """

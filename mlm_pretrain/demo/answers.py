@@ -169,7 +169,7 @@ def neighbours(encoder: Encoder, sentence: str, candidates: str) -> Answer:
 
     Args:
         encoder: one that normalises.
-        candidates: one a line; empty lines are passed over.
+        candidates: one a line; empty lines are skipped.
 
     Returns:
         `neighbours`: `{"text", "cosine"}` each.
@@ -199,7 +199,7 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> Answer:
 
     Returns:
         `text`; `tokens`, `{"token", "id", "start", "end", "unknown"}` each, with the characters that a token stands
-        for (None where the tokenizer doesn't tell); `count` of all tokens, and of the `unknown` among them.
+        for (None if the tokenizer doesn't tell); `count` of all tokens, and of the `unknown` among them.
 
     Raises:
         UserError: the text is empty.

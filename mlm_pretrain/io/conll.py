@@ -109,7 +109,7 @@ def _shape(block: list[_Line], columns: Columns) -> _Shape | None:
     numbers = [int(line.fields[0]) for line in plain if _NUMBER.fullmatch(line.fields[0])]
     whole = len(numbers) + sum(_RANGE.fullmatch(line.fields[0]) is not None for line in plain) == len(plain)
     counts_up = whole and numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
-    # Words that are numbers stand in the column of the words.
+    # Words that are numbers are in the column of the words.
     is_numbered = counts_up and width > 2 and ((width == 10 and by_tabs) or columns[0] % width != 0)
     return _Shape(is_numbered, width, by_tabs)
 

@@ -82,7 +82,7 @@ def check_folder(folder: str | Path, remedy: str = "write it again") -> None:
 
 
 def _entries(folder: Path) -> dict[str, Digest] | None:
-    """The manifest; None where there is none, or another program's."""
+    """The manifest; None if there is none, or another program's."""
     try:
         entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Which format and which compression a file's name stands for."""
+"""Which format and which compression a file's name means."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A text file's characters and its lines.
 
 Bytes that are not valid in the encoding and lines too long to be kept are marked by characters that Unicode keeps out
-of text, so that reading continues after them; `problem_of` says what a mark stands for. Line ends are LF, CRLF and CR,
+of text, so that reading continues after them; `problem_of` says what a mark means. Line ends are LF, CRLF and CR,
 also mixed. A byte-order mark at the beginning of a line is no text: files joined by `cat` have them in the middle.
 """
 
@@ -130,6 +130,6 @@ def problem_of(text: str, place: str, encoding: str) -> tuple[str, str] | None:
     return None
 
 
-def as_it_stands(text: str) -> str:
+def as_written(text: str) -> str:
     """Text with marks, for people: bytes that can't be decoded are �, the end of the line is gone."""
     return text.replace(_BAD_BYTES, "\ufffd").rstrip("\r\n")

@@ -15,7 +15,7 @@ from typing import IO, Any
 from mlm_pretrain.errors import UserError
 
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-"""What `flock` says where there are no locks: on Lustre without `flock`, NFS without its lock daemon, some FUSE."""
+"""What `flock` says if there are no locks: on Lustre without `flock`, NFS without its lock daemon, some FUSE."""
 BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _HELD: dict[str, Callable[[], None]] = {}
 """What lets go of the locks that this process holds, by place."""

@@ -75,7 +75,7 @@ def check_quoting(value: Any) -> Quoting | None:
 def check_delimiter(value: str | None) -> str | None:
     """
     Raises:
-        UserError: it is not one character, or one that can't stand between columns.
+        UserError: it is not one character, or one that can't separate columns.
     """
     value = _TYPED_TAB.get(value, value) if isinstance(value, str) else value
     if value is None or (isinstance(value, str) and len(value) == 1 and value not in '"\r\n'):

@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 
 from mlm_pretrain.io import conll, formats, json_lines, parquet
 from mlm_pretrain.io.compression import errors_of
-from mlm_pretrain.io.lines import UNDECODABLE, as_it_stands, open_text, problem_of, read_lines, without_mark
+from mlm_pretrain.io.lines import UNDECODABLE, as_written, open_text, problem_of, read_lines, without_mark
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.tables import Table
 from mlm_pretrain.io.tally import Tally
@@ -30,7 +30,7 @@ class Record(NamedTuple):
     problem: str | None = None
     """What is wrong, with the place; None if nothing is lost with it, as with a header that is repeated."""
     raw: str = ""
-    """As it stands in the file; bytes that can't be decoded are replaced."""
+    """As the file has it; bytes that can't be decoded are replaced."""
 
 
 class Words(NamedTuple):
@@ -49,7 +49,7 @@ class Records:
             line.
         words: given, `.txt`, `.tsv`, … are CoNLL files.
         text_column: what the lines of a text file are called in the rows.
-        skip: how many lines (of Parquet and JSON documents: rows) at the beginning are passed over.
+        skip: how many lines (of Parquet and JSON documents: rows) at the beginning are skipped.
         keep_blank: a blank line of a text file is a text.
 
     Raises:
@@ -158,7 +158,7 @@ class Records:
     def _checked(self, record: Record) -> Record:
         """With its problem, if there are bytes in it that can't be decoded, or a line that is too long."""
         found = problem_of(record.raw, record.place, self._reading.encoding)
-        record = record._replace(raw=as_it_stands(record.raw))
+        record = record._replace(raw=as_written(record.raw))
         return record if found is None else record._replace(row={}, dropped=found[0], problem=found[1])
 
 

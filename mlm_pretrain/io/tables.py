@@ -3,7 +3,7 @@
 Nobody says in a .tsv file whether quotes are quoting. Read as such, one quote at the beginning of a field swallows the
 rows up to the next one; read as characters, they break a field that goes over several lines. So the beginning of a
 table is read both ways, wherever the two differ, and the reading with fewer bad lines is taken for all of it
-(`quoting` overrules that). Where the two are equally good, the one record that they differ in is said.
+(`quoting` overrules that). If the two are equally good, the record that they differ in is reported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Row(NamedTuple):
     """Its first line, counted from 1."""
     last_line: int
     lines: list[str]
-    """As they stand."""
+    """As the file has them."""
     fields: list[str]
     dropped: str | None = None
     problem: str | None = None
@@ -61,7 +61,7 @@ class Table:
         form: csv or tsv.
 
     Raises:
-        UserError: the header isn't valid, or another delimiter than the one that is expected stands in it.
+        UserError: the header isn't valid, or another delimiter than the one that is expected is in it.
     """
 
     def __init__(self, file: str | Path, handle: Iterator[str], form: str, reading: Reading) -> None:
@@ -126,7 +126,7 @@ class Table:
     def _decided(self, row: Row) -> Row:
         """A row that looks wrong with its quotes as quoting, in a table that shows nothing about them.
 
-        Its first line stands for itself if it may; the rest is read again.
+        Its first line is a row of its own if it can be; the rest is read again.
         """
         fields = self._split(row.lines[0])
         if len(fields) == self._width and (row.problem or self._tabs_decide):

@@ -134,7 +134,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where the file is missing.
+    """A JSON object from a file; empty if the file is missing.
 
     Raises:
         UserError: the file is damaged.

@@ -72,7 +72,7 @@ class Groups:
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
 
     def mask(self, number: int, window: int | None) -> Tensor | None:
-        """Which keys [n, 1, 1 or w, w] a group's queries see, bool; None where that is all.
+        """Which keys [n, 1, 1 or w, w] a group's queries see, bool; None if that is all.
 
         Args:
             window: how far to each side; None is without bound.

@@ -37,7 +37,7 @@ def _has_token_types(config: PreTrainedConfig) -> bool:
 
 def problems_of_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """No tokens but special ones, as transformers makes a tokenizer where its files are missing; and added tokens that
-    could never be told apart, or that tokenizing would look for without end."""
+    could never be distinguished, or that tokenizing would look for without end."""
     special = tokenizer.all_special_tokens
     if set(tokenizer.get_vocab()) <= set(special):
         yield f"its tokenizer knows no words ({', '.join(special)} alone): its tokenizer.json or vocabulary is missing"

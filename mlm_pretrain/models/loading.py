@@ -56,7 +56,7 @@ class Checkpoint:
     trust_remote_code: bool = False
     """Whether code that it brings may run."""
     consent: str | None = None
-    """How the user says so; None where there is no way to."""
+    """How the user says so; None if there is no way to."""
 
     @classmethod
     def of(cls, place: Place) -> Checkpoint:

@@ -128,7 +128,7 @@ def describe_attention(model: PreTrainedModel, device: torch.device, packing: bo
 
 
 def _fault(model: PreTrainedModel, attention: str) -> str | None:
-    """Why a model can't take packed rows with this attention, which it is left with; None where it can."""
+    """Why a model can't take packed rows with this attention, which it is left with; None if it can."""
     training = model.training
     model.eval()
     try:

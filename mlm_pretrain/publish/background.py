@@ -31,7 +31,7 @@ OnSave = Callable[[int, Path], None]
 
 @contextlib.contextmanager
 def sending(run: RunDirectory, publish: PublishConfig) -> Iterator[OnSave | None]:
-    """What the loop is to call behind each save, where the config wants checkpoints sent; None where it doesn't.
+    """What the loop is to call behind each save, where the config wants checkpoints sent; None if it doesn't.
 
     Raises:
         UserError: the run's config holds a secret.

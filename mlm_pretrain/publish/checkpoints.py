@@ -112,7 +112,7 @@ def _by_step(folder: Path, root: Path) -> list[Path]:
 
 
 def whole(folders: Iterable[Path], root: Path) -> list[Path]:
-    """Those of which nothing that would be sent is missing or damaged; the others are told.
+    """Those of which nothing that would be sent is missing or damaged; the others are reported.
 
     Args:
         root: of the run.

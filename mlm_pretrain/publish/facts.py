@@ -102,7 +102,7 @@ class TokenizerFacts(Facts):
     round_trip_exact_raw: Number = None
     unused: int | None = None
     sample_bytes: int | None = None
-    """UTF-8 bytes of text that it was trained on; 0 where it was taken from elsewhere."""
+    """UTF-8 bytes of text that it was trained on; 0 if it was taken from elsewhere."""
 
 
 class Prediction(Facts):
@@ -204,7 +204,7 @@ class _Results(StageFacts):
 
 
 def refuse_links_out(run: RunDirectory) -> None:
-    """What a run tells and what is written beside it lies in the run itself: a run may come from somebody else.
+    """Refuse a run whose records, models or outbox are outside of it: a run may come from somebody else.
 
     Raises:
         UserError: a symlink leads out of the run.
@@ -215,7 +215,7 @@ def refuse_links_out(run: RunDirectory) -> None:
 
 
 def task_folders(run: RunDirectory) -> list[Path]:
-    """The folders of the fine-tuned models that stand in a run, by name.
+    """The folders of the fine-tuned models of a run, by name.
 
     Raises:
         UserError: a symlink leads out of the run.

@@ -15,7 +15,7 @@ PACKAGE = Path(mlm_pretrain.__file__).parent
 def source_commit() -> str | None:
     """The commit that this package was installed from, or that its checkout is at (`+` where files were changed since).
 
-    None where there is none: a wheel of a package index tells its version alone.
+    None if there is none: a wheel of a package index tells its version alone.
     """
     return _of_checkout() or _of_installation()
 

@@ -1,4 +1,4 @@
-"""Which class a task's model takes for which: whole where a page has room for it, else the commonest confusions."""
+"""Which class a task's model takes for which: whole if a page has room for it, else the commonest confusions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Confusion:
 
 
 def recorded_confusion(figured: Mapping[str, Any], place: str) -> Confusion | None:
-    """What an evaluation has recorded of its predictions; None where it is no evaluation of classes."""
+    """What an evaluation has recorded of its predictions; None if it is no evaluation of classes."""
     recorded = figured.get("confusion") or {}
     labels, matrix = recorded.get("labels"), recorded.get("matrix")
     if labels and matrix:
@@ -54,7 +54,7 @@ def recorded_confusion(figured: Mapping[str, Any], place: str) -> Confusion | No
 
 
 def confusion_from_mistakes(mistakes: Mistakes | None, details: Mapping[str, Any], place: str) -> Confusion | None:
-    """What follows from a task's mistakes and the numbers of examples by class; None where they don't tell it."""
+    """What follows from a task's mistakes and the numbers of examples by class; None if they don't tell it."""
     by_class = details.get("by_class") or {}
     support = {name: row["support"] for name, row in by_class.items() if isinstance(row.get("support"), int | float)}
     if mistakes is None or not support or (mistakes.total and not mistakes.confusion):

@@ -63,7 +63,7 @@ class Mistakes:
 
 
 def read_mistakes(path: Path) -> Mistakes | None:
-    """Read a task's mistakes; None where they weren't recorded. Lines that are damaged are passed over.
+    """Read a task's mistakes; None if they weren't recorded. Damaged lines are skipped.
 
     Of entities the first of every kind are shown, of words the first, else the first as the file has them: those that
     the model was surest of.
@@ -95,7 +95,7 @@ def confusion_of(mistakes: Mistakes, support: Mapping[str, float]) -> list[list[
         support: of every class among the examples.
 
     Returns:
-        Counts [true class, predicted class], in the order of `classes_of`; None where they don't belong together.
+        Counts [true class, predicted class], in the order of `classes_of`; None if they don't belong together.
     """
     classes = classes_of(mistakes, support)
     numbers = {name: number for number, name in enumerate(classes)}

@@ -35,7 +35,7 @@ class RunRecords:
     facts: CardFacts
     results: dict[str, Any]
     end: dict[str, Any]
-    """Why the last stage ended; empty where that wasn't recorded."""
+    """Why the last stage ended; empty if that wasn't recorded."""
     tokenizer: dict[str, Any]
     training: list[Record]
     """By step, each with `minutes` and `fill` where they are known."""
@@ -135,7 +135,7 @@ def _with_fill(config: Config, records: Sequence[Record]) -> list[Record]:
 
 
 def curve(records: Sequence[Record], x: str, y: str, most: int) -> Curve | None:
-    """One figure against another, where both were recorded and are finite; None where they never were.
+    """One figure against another, where both were recorded and are finite; None if they never were.
 
     Args:
         most: points; more are gathered into as many groups of neighbours, whose means are taken.

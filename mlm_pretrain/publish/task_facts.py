@@ -18,7 +18,7 @@ Number = Annotated[float | None, BeforeValidator(_finite)]
 
 
 class Facts(BaseModel):
-    """Records hold more than cards tell: keys that are not named here are passed over."""
+    """Records hold more than cards tell: keys that are not named here are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 

@@ -91,7 +91,7 @@ class RowReader:
         self.go({"epoch": 0, "part": 0, "row": 0, "reader": None})
 
     def next(self) -> dict[str, Any] | None:
-        """The next row; None once behind the last one of each epoch."""
+        """The next row; None once after the last one of each epoch."""
         while self._part < len(self._parts):
             part = self._parts[self._part]
             if self._rows is None:

@@ -35,7 +35,7 @@ class RowSource(ABC):
 
     @abstractmethod
     def read(self) -> Block | None:
-        """The next block; None where the source is at its end."""
+        """The next block; None if the source is at its end."""
 
     @abstractmethod
     def place(self) -> State:
@@ -65,7 +65,7 @@ class RowSource(ABC):
             self._ahead = _readers().submit(self._read)
 
     def take(self) -> Row | None:
-        """The next row; None where the source is at its end.
+        """The next row; None if the source is at its end.
 
         Raises:
             UserError: the source can't be read, or its text gives no tokens.

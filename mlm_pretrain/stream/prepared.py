@@ -229,7 +229,7 @@ def add_notes(writer: pq.ParquetWriter, notes: dict[str, Any]) -> None:
 
 
 def read_notes(file: Path) -> dict[str, Any] | None:
-    """What a shard carries; None where it isn't there whole."""
+    """What a shard carries; None if it isn't there whole."""
     try:
         metadata = pq.read_metadata(file).metadata
         return json.loads(metadata[NOTES.encode()])

@@ -61,7 +61,7 @@ class TaskAdapter:
             labels: the names of the model's outputs, in their order.
             max_length: tokens per row, special tokens included.
             stride: tokens that neighbouring windows of a long text share.
-            task: the recipe; None where a finished model is used.
+            task: the recipe; None if a finished model is used.
         """
         self.labels = list(labels)
         self.tokenizer = tokenizer

@@ -31,7 +31,7 @@ from mlm_pretrain.telemetry import warn
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 MARKED = 0.05
-"""Where fewer than this share of the rows have -1 beside classes 0, 1, …, it may well stand for no label."""
+"""If fewer than this share of the rows have -1 beside classes 0, 1, …, it may well mean no label."""
 
 
 @TASKS.register("classification")

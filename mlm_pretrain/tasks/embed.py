@@ -121,7 +121,7 @@ class Encoder:
     ) -> None:
         """
         Args:
-            path: what its sentence-transformers files say holds where the other arguments are None, see `embed`.
+            path: what its sentence-transformers files say holds for arguments that are None, see `embed`.
 
         Raises:
             UserError: there is no encoder, its tokenizer doesn't belong to it, or its sentence-transformers files ask

@@ -52,7 +52,7 @@ class EntityMetric(InMemoryMetric):
 
 
 def relaxed_scores(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`f1`, `precision` and `recall` where an entity counts if one of its type overlaps it; 0 where there is none."""
+    """`f1`, `precision` and `recall` where an entity counts if one of its type overlaps it; 0 if there is none."""
     hits = right = predicted = 0
     for reference, prediction in zip(references, predictions, strict=True):
         gold, found = entities_of(reference), entities_of(prediction)

@@ -122,7 +122,7 @@ def _scratch(setup: Setup, task: TaskConfig) -> Figures:
     return {
         **_over_seeds("scratch", runs, setup.metric),
         "scratch_learning_rate": best,
-        # None where it diverged.
+        # None if it diverged.
         "scratch_sweep": {
             f"{rate:g}": tried[rate].validation[setup.metric] if rate in tried else None for rate in plans
         },

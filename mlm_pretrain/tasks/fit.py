@@ -267,7 +267,7 @@ def batches_from(
     """Endless batches, each row once an epoch, in a random order that follows seed and epoch.
 
     Args:
-        step: how many batches are passed over, without being made.
+        step: how many batches are skipped, without being made.
         pool: of so many batches' rows those of similar length are put together.
     """
     epoch, passed = divmod(step, -(-len(features) // size))

@@ -79,7 +79,7 @@ def _several(value: Any) -> list[Any] | None:
 
 
 def read_list(text: str) -> list[Any] | None:
-    """A list as Python, JSON or NumPy prints it; None where the text is none."""
+    """A list as Python, JSON or NumPy prints it; None if the text is none."""
     if not _LIST.fullmatch(text.strip()):
         return None
     return [ast.literal_eval(item) for item in re.findall(_ITEM, text)]
@@ -88,7 +88,7 @@ def read_list(text: str) -> list[Any] | None:
 def whole_names(names: Collection[str], known: Collection[str] = ()) -> dict[str, str]:
     """The names that are whole numbers written as floats (`1.0`), and the integers that they are.
 
-    Where a number with a fraction is among the names (versions, say), they are names as they stand.
+    If a number with a fraction is among the names (versions, say), they stay names.
 
     Args:
         names: of all splits.

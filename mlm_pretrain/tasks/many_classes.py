@@ -47,7 +47,7 @@ def commonest(counts: Mapping[tuple[str, str], int], most: int = PAIRS) -> list[
 
 
 def cut(figures: Figures) -> tuple[Figures, Figures]:
-    """Results by class or type, cut to what is told of many.
+    """Results by class or type, cut to what is shown of many.
 
     Returns:
         The figures, in which a table of more than `FEW` rows has those with the highest and the lowest F1 alone, and
@@ -67,7 +67,7 @@ def cut(figures: Figures) -> tuple[Figures, Figures]:
 
 
 def write_whole(path: Path, whole: Figures) -> None:
-    """Write what `cut` has taken away, a column an array; nothing where nothing was cut."""
+    """Write what `cut` has taken away, a column an array; nothing if nothing was cut."""
     if whole:
         write_text(path, dumps(whole) + "\n")
     else:
@@ -75,7 +75,7 @@ def write_whole(path: Path, whole: Figures) -> None:
 
 
 def note(figures: Mapping[str, Any], name: str, file: str) -> str:
-    """What a table says of the rows that it lacks; empty where it is whole."""
+    """What a table says of the rows that it lacks; empty if it is whole."""
     count = (figures.get("classes") or {}).get(name)
     return f"the {ENDS} with the highest and the {ENDS} with the lowest F1 of {count:,}; all: {file}" if count else ""
 

@@ -42,7 +42,7 @@ def read_materials(task: TaskConfig, held_out_fraction: float) -> Materials:
 
 
 def look_at(task: TaskConfig) -> Materials | None:
-    """As `read_materials`, of the first `MOST` rows of each split; None if there are more, as labels may stand there.
+    """As `read_materials`, of the first `MOST` rows of each split; None if there are more, which may have more labels.
 
     Raises:
         UserError: as `read_materials`, as far as has been read.

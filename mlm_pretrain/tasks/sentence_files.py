@@ -19,7 +19,7 @@ TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_roberta_config.jso
 
 
 def read_recipe(checkpoint: Checkpoint) -> Recipe | None:
-    """What a checkpoint's `modules.json`, and the files that it names, say; None where there is none.
+    """What a checkpoint's `modules.json`, and the files that it names, say; None if there is none.
 
     Raises:
         UserError: something that isn't known here, is missing, or pickled.

@@ -48,7 +48,7 @@ class SequenceTask(TaskAdapter):
 
     @classmethod
     def label_of(cls, row: dict[str, Any], task: TaskConfig, place: str) -> Any:
-        """What a row is labelled with, from whichever columns it stands in."""
+        """What a row is labelled with, from whichever columns have it."""
         return cls.read_label(column(row, "label_column", task, place), task, place)
 
     def target(self, example: Example) -> Any:

@@ -51,7 +51,7 @@ def placed(text: str, start: int, context: str, column: str, place: str) -> tupl
     """An answer where it stands in its context, without whitespace around, and whether that is elsewhere.
 
     Raises:
-        BadExample: it stands nowhere, or in several places.
+        BadExample: it is nowhere, or in several places.
     """
     moved = start < 0 or not context.startswith(text, start)
     if moved:
@@ -71,7 +71,7 @@ def normalised(answer: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 where the prediction is one of the answers, after normalisation; no answers: where it is empty."""
+    """1.0 if the prediction is one of the answers, after normalisation; no answers: where it is empty."""
     return float(normalised(prediction) in map(normalised, _gold(answers)))
 
 

@@ -28,7 +28,7 @@ class Word(NamedTuple):
     """What the model says of a word."""
 
     label: str | None
-    """None where the word has no token."""
+    """None if the word has no token."""
     score: float
     joined: bool
     """Whether its token is that of the word before it."""

@@ -19,7 +19,7 @@ ASSUMED_BYTES_PER_TOKEN = 4.0
 
 @dataclass(frozen=True)
 class Extent:
-    """A source's text to train on; `bytes` and `epochs` are None where nobody knows how much there is."""
+    """A source's text to train on; `bytes` and `epochs` are None if nobody knows how much there is."""
 
     name: str
     bytes: float | None

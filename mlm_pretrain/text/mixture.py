@@ -147,7 +147,7 @@ def survey(text: TextConfig, sample_bytes: int) -> Survey:
 
     Args:
         text: the sources; a source's weight is its share of both samples.
-        sample_bytes: bytes of text wanted for the sample; 0 where no tokenizer is to be trained.
+        sample_bytes: bytes of text wanted for the sample; 0 if no tokenizer is to be trained.
 
     Raises:
         UserError: a source can't be read, or has no text.

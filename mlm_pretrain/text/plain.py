@@ -18,7 +18,7 @@ _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
 def document_of(handle: IO[str]) -> str:
-    """What a document is in a text file by default: a paragraph; a line where there is no blank line between two
+    """What a document is in a text file by default: a paragraph; a line if there is no blank line between two
     others in the first four million characters."""
     return "paragraph" if _BLANK_LINE.search(handle.read(LOOKED_AT).strip()) else "line"
 
@@ -27,7 +27,7 @@ def documents(handle: IO[str], document: str) -> Iterator[str]:
     """The documents of a text file, each of about `LONGEST_READ` characters at most.
 
     Args:
-        document: line, paragraph (what stands between blank lines; white space counts as blank) or file.
+        document: line, paragraph (what is between blank lines; white space counts as blank) or file.
     """
     lines = _lines(handle)
     if document == "line":

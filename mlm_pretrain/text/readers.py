@@ -65,7 +65,7 @@ def decode_row(row: Mapping[str, Any], text_column: str) -> Raw:
     """Finish a raw row: parse a JSON line, and find what was not valid in the file's encoding.
 
     Returns:
-        The text (None where it is null or dropped), and the reason to drop it or None.
+        The text (None if it is null or dropped), and the reason to drop it or None.
     """
     text = row["text"]
     if text is None:

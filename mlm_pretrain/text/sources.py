@@ -182,7 +182,7 @@ def fingerprint_source(config: SourceConfig) -> dict[str, Any]:
     """The identity of the corpus behind a source, as plain JSON data; equal for equal corpora, wherever they lie.
 
     Files and local dataset folders: name, size and digest of each file, and how they are read. Hub: the commit that
-    the revision stands for. `installed_docs`: the versions of Python, of what is installed, and of the extraction. Any
+    the revision means. `installed_docs`: the versions of Python, of what is installed, and of the extraction. Any
     other source: its config.
 
     Raises:

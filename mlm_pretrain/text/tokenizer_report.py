@@ -26,7 +26,7 @@ def tokenizer_report(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -
         `tokens_per_word` (words are what white space separates), `unknown_rate` (share of the tokens),
         `round_trip_exact` and `round_trip_exact_raw` (share of the documents that decode to the normalised and to the
         raw text), `longest_tokens` (20), `unused` (number of tokens that the texts never use) and `unused_tokens`
-        (the first 20 that are more than a character). Rates are None where there is no text.
+        (the first 20 that are more than a character). Rates are None if there is no text.
     """
     ordinary = ordinary_token_ids(tokenizer)
     counts = np.zeros(vocabulary_size(tokenizer), dtype=np.int64)

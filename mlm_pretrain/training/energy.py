@@ -36,7 +36,7 @@ class Energy:
             self._before |= {key: record[key] for key in (KWH, KG) if key in record}
 
     def reading(self) -> dict[str, float]:
-        """`energy_kwh` and `emissions_kg` (CO₂ equivalents) so far; empty where none is due."""
+        """`energy_kwh` and `emissions_kg` (CO₂ equivalents) so far; empty if none is due."""
         if self._meter is None or time.monotonic() - self._read_at < PAUSE:
             return {}
         self._read_at = time.monotonic()
@@ -46,7 +46,7 @@ class Energy:
 
     def figures(self) -> dict[str, Any]:
         """What it has come to, for `results.json`: `kwh`, `emissions_kg`, `country_iso_code` (None: the world's
-        average), `since_step` (what was done before wasn't measured) and `method`; empty where nothing is measured.
+        average), `since_step` (what was done before wasn't measured) and `method`; empty if nothing is measured.
 
         It ends the measuring.
         """
@@ -81,7 +81,7 @@ class _Meter:
 
     @classmethod
     def started(cls) -> _Meter | None:
-        """None where CodeCarbon isn't installed, or can't make anything of this machine."""
+        """None if CodeCarbon isn't installed, or can't make anything of this machine."""
         try:
             from codecarbon import OfflineEmissionsTracker
             from codecarbon.output import LoggerOutput, OutputMethod

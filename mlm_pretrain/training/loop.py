@@ -181,7 +181,7 @@ class Pretraining(TrainingState):
             yield batch, int(labels), int(tokens)
 
     def _step(self, batch: GlobalBatch, labels: int, learning_rate: float) -> StepDone | None:
-        """Train on a batch; None where its loss is bad and the step was left out."""
+        """Train on a batch; None if its loss is bad and the step was left out."""
         set_learning_rate(self.optimizer, learning_rate)
         size, length = self.numerics.micro_batch, self._row_lengths.at(self.progress.step)
         micro_batches: list[Batch] = [

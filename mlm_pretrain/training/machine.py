@@ -43,7 +43,7 @@ class Machine:
     rate: float
     """FLOP per second of one device's matrix products, in this precision."""
     rates: dict[str, float]
-    """What was measured, by dtype; empty where nothing was."""
+    """What was measured, by dtype; empty if nothing was."""
     origin: str
     memory: float
     """Bytes of one device."""

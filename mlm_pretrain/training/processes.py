@@ -185,7 +185,7 @@ def leave_last_word_to_rank_zero() -> None:
 
 
 def _store() -> Any:
-    """What the launcher's processes share; None where there is but one."""
+    """What the launcher's processes share; None if there is but one."""
     if telemetry.world_size() == 1:
         return None
     import torch

@@ -70,7 +70,7 @@ class Records:
         """A step is done, and the next batch is asked for.
 
         Args:
-            step: None where it was left out.
+            step: None if it was left out.
             tokens: of all processes.
         """
         if step is not None:
