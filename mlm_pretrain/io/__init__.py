@@ -11,7 +11,7 @@ order; every reader of the package is built on one of these, so that the same fi
 - `reading`: `encoding`, `quoting` and `delimiter`, which no name tells.
 
 Of the package's own files: `paths` (inside which folder), `whole` (written whole or not at all), `digests`, `locks`,
-`plain_json`.
+`plain_json`, `cache` (the folder for what outlives a run).
 
 Start with `records.py`. Pretraining takes `lines`, `tables` and `parquet` by itself (`text/readers.py`), because it
 cuts files into pieces and resumes in the middle of them.

@@ -71,6 +71,15 @@ def lock_file(handle: IO[Any], path: Path, what: str) -> Callable[[], None]:
     return lambda: None
 
 
+def wait_for(handle: IO[Any]) -> None:
+    """Lock an open file, once no other process holds it; a file system without locks lets all of them go ahead."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
 def _claim(owner: Path, what: str) -> Callable[[], None]:
     """Hold a lock by a file that only one process can make; that of a process that has ended is replaced."""
     mine = _myself()

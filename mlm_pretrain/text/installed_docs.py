@@ -8,7 +8,6 @@ out, as are exact duplicates and documents of fewer than 40 characters.
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -19,7 +18,7 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +29,7 @@ from mlm_pretrain.bars import progress
 from mlm_pretrain.config import fingerprint
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.cache import cache_folder
-from mlm_pretrain.io.locks import UNSUPPORTED
+from mlm_pretrain.io.locks import wait_for
 from mlm_pretrain.text import docstrings
 
 EXTRACTION_VERSION = 2
@@ -80,7 +79,7 @@ def extract(packages: Sequence[str] | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         # Of several processes that start together, one reads and the others wait for it.
         with (folder / f".installed_docs-{digest}.lock").open("w") as lock:
-            _wait_for(lock)
+            wait_for(lock)
             for left in folder.glob(f".{file.name}.*.tmp"):  # of a process that was killed
                 left.unlink(missing_ok=True)
             if not file.exists():
@@ -91,15 +90,6 @@ def extract(packages: Sequence[str] | None = None) -> Path:
             "point the environment variable MLM_PRETRAIN_CACHE to a writable folder"
         ) from None
     return file
-
-
-def _wait_for(lock: IO[str]) -> None:
-    """Wait for a lock; on a file system without locks several may read and write the same, whole each time."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
 
 
 def identity(packages: Sequence[str] | None = None) -> dict[str, Any]:
