@@ -14,8 +14,8 @@ def inside(folder: str | Path, name: str | Path, *, named_in: str | Path | None 
 
     Args:
         folder: where the path has to stay; it may be a symlink itself.
-        name: a path relative to `folder`, or one that starts with it.
-        named_in: the file that `name` was read from, for the error; by default `name` is what was found in `folder`.
+        name: a path relative to `folder`, or one that was found there, and starts with it.
+        named_in: the file that `name` was read from, for the error; what it names is relative to `folder`.
         links: whether a symlink in `folder` may lead out of it, so that only the name is looked at. For reading:
             the Hub's cache is made of such links. Never for what is sent, written or deleted.
 
@@ -36,7 +36,9 @@ nothing outside of it is read or written: write that file again
     base = Path(folder)
     if not isinstance(name, str | Path) or "\0" in str(name):
         raise UserError(f"{named_in or base}: {name!r} can't be the name of a file; write that file again")
-    path = base / name
+    # What was found in a relative folder starts with it already.
+    found = named_in is None and Path(name).is_relative_to(base)
+    path = Path(name) if found else base / name
     if not path.is_relative_to(base) or ".." in path.relative_to(base).parts:
         raise UserError(
             f"{named_in or base}: names '{name}', which is outside of {base}; nothing outside of it is read or "

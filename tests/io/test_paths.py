@@ -82,6 +82,22 @@ def test_a_listing_refuses_the_first_file_that_leads_out(folder: Path) -> None:
         list(files_inside(folder / "deep"))
 
 
+def test_a_relative_folder_is_the_same_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    here, found = Path("made"), Path("made/deep/own.txt")
+    assert inside(here, found) == found and inside(here, "deep/own.txt") == found
+    assert inside(".", found) == found
+    above = Path("..", folder.parent.name)
+    assert inside(above, "made") == inside(above, above / "made") == above / "made"
+    assert list(files_inside(here / "deep")) == list(files_inside(here, "deep/*.txt")) == [found]
+    # A file names what is in its own folder, though that is called as the folder is.
+    assert inside(here, "made/x", named_in=here / "list.json") == Path("made/made/x")
+    (folder / "link").symlink_to(folder.parent / "outside.txt")
+    for name in ("link", "made/link"):
+        with pytest.raises(UserError, match="made/link: a symlink leads out of made"):
+            inside(here, name)
+
+
 @given(st.lists(st.sampled_from(["a", "..", ".", "b c", "..x", ""]), max_size=6))
 def test_what_is_returned_never_leaves(parts: list[str]) -> None:
     try:
