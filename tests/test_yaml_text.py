@@ -104,3 +104,33 @@ def test_without_a_schema_yaml_is_read_as_ever(data: Any) -> None:
 
 def test_configs_from_python_are_what_they_are() -> None:
     assert make_config({"publish": {"language": "no"}}).publish.language == "no"
+
+
+MERGED = """
+plain: &plain {source: files, path: a.txt, weight: 1}
+nested:
+  inner: &inner {<<: *plain, weight: 2}
+last: {<<: *inner, weight: 3}
+"""
+
+
+def test_what_is_merged_in_may_be_overridden() -> None:
+    assert read_yaml(MERGED, Any) == yaml.safe_load(MERGED)
+    with pytest.raises(yaml.YAMLError, match="'weight' is given twice"):
+        read_yaml(MERGED.replace("weight: 2", "weight: 2, weight: 4"), Any)
+
+
+def _bomb(lists: bool) -> str:
+    lines = ["a0: &a0 " + ("[x]" if lists else "{k: x}")]
+    for level in range(1, 12):
+        names = ", ".join([f"*a{level - 1}"] * 10)
+        lines.append(f"a{level}: &a{level} " + (f"[{names}]" if lists else f"{{<<: [{names}], k{level}: x}}"))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("text", [_bomb(lists=True), _bomb(lists=False), "a: &a [*a]", "a: &a {b: [*a]}"])
+def test_aliases_that_stand_for_billions_or_for_themselves_are_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"c\.yaml:\d+: not valid YAML: with its aliases"):
+        load(tmp_path, text)
+    with pytest.raises(UserError, match=r"run\.name"):
+        load(tmp_path, "run: {seed: 1}", "run.name=&a [*a]")

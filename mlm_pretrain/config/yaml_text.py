@@ -24,18 +24,41 @@ class Plain(str):
     value: Any
 
 
+MOST_VALUES = 1_000_000
+"""Of a text, with those that its aliases (`*name`) stand for: ten lines of aliases can stand for billions."""
+
+
 class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._values: dict[yaml.Node, int] = {}
+        """How many values a node holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if node is not None and not is_alias:
+            inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+            parts = [part for pair in inner for part in (pair if isinstance(pair, tuple) else (pair,))]
+            # One that isn't counted yet is an alias for what it stands in, which has no end.
+            self._values[node] = 1 + sum(self._values.get(part, MOST_VALUES) for part in parts)
+            if self._values[node] > MOST_VALUES:
+                problem = f"with its aliases (*) this stands for more than {MOST_VALUES:,} values"
+                raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As YAML has it, and unlike PyYAML, which takes the last: a key is in a mapping once."""
+        node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
             if key.value in lines:
                 problem = f"{given(key.value)} is given twice, first in line {lines[key.value]}; leave one of them out"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def _plain(loader: _Loader, node: yaml.ScalarNode) -> Any:
