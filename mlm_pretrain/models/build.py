@@ -85,7 +85,7 @@ def build_model(
         config.vocab_size = small.config.vocab_size  # a checkpoint may have more rows than tokens
     try:
         # The weights are random in fp32 whatever dtype a preset's origin was published in.
-        model = new_model(AutoModelForMaskedLM, config)
+        model = new_model(AutoModelForMaskedLM, config, settings.trust_remote_code)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"model.config: {config.model_type}: {error}") from None
     if small is not None:

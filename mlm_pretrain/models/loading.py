@@ -138,8 +138,10 @@ class Checkpoint:
             keys: as of `from_pretrained`.
 
         Raises:
-            UserError: there are no weights in safetensors, they are damaged, or they are low-rank adapters.
+            UserError: there are no weights in safetensors, they are damaged, or they are low-rank adapters; the
+                attention is code of the Hub that may not run.
         """
+        _refuse_kernel(keys.get("attn_implementation"), self.trust_remote_code)
         if self.file(ADAPTER_CONFIG) is not None:
             raise UserError(
                 f"{self}: holds adapters ({ADAPTER_CONFIG}), not a whole model; merge them into their encoder first"
@@ -277,9 +279,20 @@ def new_model(
 
     Raises:
         ValueError, TypeError: the config makes no model.
+        UserError: its attention is code of the Hub that may not run.
     """
+    _refuse_kernel(config._attn_implementation, trust_remote_code)
     with quiet():
         return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code, **keys)
+
+
+def _refuse_kernel(attention: object, trusted: bool) -> None:
+    """Attention by a name as `someone/kernel` is fetched from the Hub, and run."""
+    if "/" in str(attention) and not trusted:
+        raise UserError(
+            f"model.attn_implementation: '{attention}' is code of the Hub, which would run on this machine; read it, "
+            "and if you trust it say so here: model.trust_remote_code=true"
+        )
 
 
 @contextlib.contextmanager

@@ -64,8 +64,8 @@ class TrainingState:
             raise UserError(f"{config.model.path}: its weights {broken} are not finite; take another checkpoint")
         if saved:
             attention = state["numerics"]["attention"] if state else None
-            # The class is there already, with whatever code it took to make it.
-            model, _ = Checkpoint.of(saved).weights(type(model), model.config, attn_implementation=attention)
+            trusted = Checkpoint(str(saved), None, config.model.trust_remote_code)
+            model, _ = trusted.weights(type(model), model.config, attn_implementation=attention)
         old = Numerics(**state["numerics"]) if state else None
         settled, self.accelerator = settle_numerics(config, run, model, old, self.processes)
         if config.stream.prepared:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -14,8 +15,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrained
 
 import mlm_pretrain
 from mlm_pretrain import stages
-from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.config import ModelConfig, TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer
@@ -73,6 +75,21 @@ def test_a_config_can_not_name_a_kernel_of_the_hub(tokenizer: PreTrainedTokenize
     checkpoint = Checkpoint(str(tmp_path))
     model, _ = checkpoint.weights(AutoModelForMaskedLM, checkpoint.config())
     assert model.config._attn_implementation in ("sdpa", "eager")
+
+
+@pytest.mark.parametrize(
+    "keys", [{"attn_implementation": "someone/kernel"}, {"config": {"attn_implementation": "a/b"}}]
+)
+def test_a_run_that_somebody_else_made_can_not_name_a_kernel_either(
+    keys: dict[str, Any], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tiny_checkpoint(tmp_path, "bert", tokenizer)
+    places: list[dict[str, Any]] = [{"model_type": "bert"}]
+    if "config" not in keys:  # over a checkpoint's own config it counts for nothing
+        places.append({"path": str(tmp_path)})
+    for place in places:
+        with pytest.raises(UserError, match=r"is code of the Hub, .*trust_remote_code=true"):
+            build_model(ModelConfig(**place, **keys), tokenizer, sequence_length=16, seed=0)
 
 
 # -- pickles ------------------------------------------------------------------------------------------------------
@@ -150,6 +167,7 @@ OPEN = """
 import sys
 from transformers import AutoModel
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.loading import Checkpoint
 for place in sys.argv[1:]:
     name, _, revision = place.partition("@")
