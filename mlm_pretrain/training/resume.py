@@ -29,6 +29,7 @@ FREE_KEYS = {
 # What a run keeps from its beginning, whatever the config says now.
 VOCABULARY = "the tokenizer"
 SHARDS = "the prepared shards"
+STREAM_ORDER = "the order of the stream"
 KEPT = {"training.bf16", "training.fp16", "training.torch_compile"}
 
 
@@ -65,7 +66,7 @@ def identity(config: Config, vocabulary: str, corpus: dict[str, Any], shards: st
         "run.seed": config.run.seed,
         # Where they are may change.
         "stream.prepared": bool(config.stream.prepared),
-        "the order of the stream": ORDER,
+        STREAM_ORDER: ORDER,
         VOCABULARY: vocabulary,
         SHARDS: shards,
     }
@@ -83,6 +84,12 @@ def refuse_changes(checkpoint: object, old: dict[str, Any], new: dict[str, Any])
         UserError: the run is not the one that the checkpoint is of; names the first key that differs. Another budget
             is allowed, with a warning.
     """
+    # First: such a version may have described the same corpus otherwise.
+    if old.get(STREAM_ORDER) != new.get(STREAM_ORDER):
+        raise UserError(
+            f"{checkpoint}: this run was begun with another version of mlm-pretrain, which reads text in another "
+            "order; train on with that one, or choose another run.name (what the run has made can be used all the same)"
+        )
     for key in sorted(set(old) | set(new)):
         if old.get(key) == new.get(key):
             continue

@@ -19,9 +19,11 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import find_fault
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stream.shuffle import ORDER
 from mlm_pretrain.telemetry import MetricsLog
 from mlm_pretrain.training.checkpoint import newest_checkpoint
 from mlm_pretrain.training.loop import Pretraining, pretrain
+from mlm_pretrain.training.resume import STREAM_ORDER, refuse_changes
 from tests.conftest import tiny_config
 
 DROPOUT = {"config": {"attention_dropout": 0.1, "mlp_dropout": 0.1}}
@@ -181,3 +183,10 @@ def test_a_run_in_use_is_refused(config: Config) -> None:
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
+
+
+def test_a_run_of_a_version_with_another_order_is_refused_for_that_alone() -> None:
+    old = {STREAM_ORDER: ORDER - 1, "corpus.files.document": "line", "training.learning_rate": 1e-3}
+    now = {STREAM_ORDER: ORDER, "corpus.files.documents": ["line"], "training.learning_rate": 1e-3}
+    with pytest.raises(UserError, match=r"^step-00000300: this run was begun with another version of mlm-pretrain"):
+        refuse_changes("step-00000300", old, now)
