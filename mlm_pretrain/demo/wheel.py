@@ -70,7 +70,9 @@ def _sources() -> list[Path]:
     # `configs` and `model_cards` of a checkout are links, which `rglob` doesn't follow.
     roots = [PACKAGE, *(path for path in PACKAGE.iterdir() if path.is_symlink() and path.is_dir())]
     found = {path for root in roots for path in root.rglob("*") if path.suffix in _KINDS and path.is_file()}
-    return sorted(path for path in found if "__pycache__" not in path.parts)
+    # Other configs that a checkout has may be a user's own.
+    configs = PACKAGE / "configs"
+    return sorted(path for path in found if configs not in path.parents or path == configs / "quickstart.yaml")
 
 
 def _installed() -> metadata.Distribution:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from huggingface_hub import SpaceCard
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -92,6 +95,20 @@ def test_pip_installs_the_wheel_with_the_files_of_the_package(tmp_path: Path) ->
     sources = {path.relative_to(package) for path in package.rglob("*.py")}
     assert {path.relative_to(site / "mlm_pretrain") for path in (site / "mlm_pretrain").rglob("*.py")} == sources
     assert wheel() == wheel()
+
+
+def test_a_users_own_configs_in_a_checkout_are_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, configs = tmp_path / "mlm_pretrain", tmp_path / "configs"
+    (configs / "private").mkdir(parents=True)
+    package.mkdir()
+    (package / "configs").symlink_to(configs)
+    for name in ("quickstart.yaml", "mine.yaml", "private/quickstart.yaml"):
+        (configs / name).write_text("run: {name: x}")
+    (package / "cli.py").touch()
+    monkeypatch.setattr("mlm_pretrain.demo.wheel.PACKAGE", package)
+    with zipfile.ZipFile(io.BytesIO(wheel())) as archive:
+        sent = {name for name in archive.namelist() if name.startswith("mlm_pretrain/")}
+    assert sent == {"mlm_pretrain/cli.py", "mlm_pretrain/configs/quickstart.yaml"}
 
 
 def test_what_the_page_needs_is_pinned() -> None:
