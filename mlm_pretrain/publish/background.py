@@ -15,6 +15,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from mlm_pretrain.config import PublishConfig
+from mlm_pretrain.io.paths import inside
 from mlm_pretrain.publish import checkpoints
 from mlm_pretrain.publish.files import refuse_secrets
 from mlm_pretrain.publish.transfer import full_name, reason, send
@@ -62,12 +63,13 @@ class Sender:
     The thread is started by the first save: loader workers are forked before, and hold none of its locks.
 
     Raises:
-        UserError: the run's config holds a secret.
+        UserError: the run's config holds a secret, or its checkpoints are elsewhere.
     """
 
     def __init__(self, run: RunDirectory, publish: PublishConfig) -> None:
         assert publish.push_every is not None
         refuse_secrets(run, [])
+        inside(run.root, run.checkpoints)
         self._run, self._publish, self._every = run, publish, publish.push_every
         self._outbox = checkpoints.Outbox(run)
         self._name: str | None = None

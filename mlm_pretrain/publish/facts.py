@@ -206,11 +206,13 @@ class _Results(StageFacts):
 def refuse_links_out(run: RunDirectory) -> None:
     """Refuse a run whose records, models or outbox are outside of it: a run may come from somebody else.
 
+    Its checkpoints may be elsewhere, on a larger disk say, as long as none is sent.
+
     Raises:
         UserError: a symlink leads out of the run.
     """
     records = (run.config, run.results, run.metrics, run.end, run.tokenizer_report)
-    for path in (*records, run.model, run.tokenizer, run.tasks, run.checkpoints, run.outbox):
+    for path in (*records, run.model, run.tokenizer, run.tasks, run.outbox):
         inside(run.root, path)
 
 

@@ -26,6 +26,7 @@ from mlm_pretrain.credentials import find_credential, names_secret, without_cred
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.paths import files_inside, inside
+from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.publish.card import write_cards
 from mlm_pretrain.publish.facts import task_folders
@@ -186,7 +187,7 @@ def _public_config(run: RunDirectory) -> bytes:
 
 
 def _json(data: object, indent: int | None = None) -> bytes:
-    return (json.dumps(data, indent=indent, ensure_ascii=False) + "\n").encode()
+    return (dumps(data, indent=indent) + "\n").encode()
 
 
 # -- what is refused -------------------------------------------------------------------------------------------
@@ -233,7 +234,12 @@ def _secret_in(content: bytes, known: dict[bytes, str], is_config: bool) -> str 
 
 def _known_secrets() -> dict[bytes, str]:
     """The login and the secrets of this process's environment, each with a word for it."""
-    environment = {name: value for name, value in os.environ.items() if names_secret(name) and len(value) >= 12}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        # Where a secret lies is none, and `PWD` is the working directory. (`Path.exists` raises for what is long.)
+        if names_secret(name) and len(value) >= 12 and not os.path.exists(value)  # noqa: PTH110
+    }
     known = {value.encode(errors="replace"): f"the value of {name}" for name, value in environment.items()}
     login = (get_token() or "").encode()
     return known | ({login: "the Hub access token of your login"} if login else {})

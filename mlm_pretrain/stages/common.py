@@ -12,6 +12,7 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import DAMAGED, check_folder, is_as_written
 from mlm_pretrain.io.whole import refuse_link
+from mlm_pretrain.publish.facts import refuse_links_out
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.training.ending import noted_end
 
@@ -21,12 +22,14 @@ def holding(config: Config) -> Iterator[RunDirectory]:
     """Hold a run from a verb's first look at it to its last word: nothing is written by who doesn't hold it.
 
     Raises:
-        UserError: another process is at work in it, or something is where a stage's folder has to go.
+        UserError: another process is at work in it, something is where a stage's folder has to go, or a symlink leads
+            out of the run.
     """
     run = RunDirectory.of(config)
     with run.locked():
         for folder in (run.tokenizer, run.model, *(run.task(task.name) for task in config.tasks)):
             refuse_link(folder)
+        refuse_links_out(run)
         yield run
 
 

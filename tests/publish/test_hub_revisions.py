@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, BertForMaskedLM
 from mlm_pretrain.config_file import load_config, make_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import write_folder
-from mlm_pretrain.publish.files import Repository
+from mlm_pretrain.publish.files import Repository, model_repositories
 from mlm_pretrain.publish.hub import push
 from mlm_pretrain.run import RunDirectory
 from tests.hub_server import TOKEN, Fault, HubServer, card_problems
@@ -257,6 +257,26 @@ def test_the_login_itself_is_looked_for(copy_run: Callable[[], RunDirectory], mo
     run.record({"note": "an-unusual-token-of-an-own-server"})
     with pytest.raises(UserError, match=r"results\.json: holds what looks like the Hub access token of your login"):
         push(run, load_config(run.root), dry_run=True)
+
+
+def test_where_one_works_and_where_keys_lie_are_no_secrets(
+    copy_run: Callable[[], RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_run()
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    (tmp_path / "key.json").touch()
+    run.record({"note": f"read {tmp_path}/corpus.txt with {tmp_path}/key.json"})
+    push(run, load_config(run.root), dry_run=True)
+
+
+def test_what_is_not_finite_is_sent_as_null(copy_run: Callable[[], RunDirectory]) -> None:
+    run = copy_run()
+    run.metrics.write_text('{"step": 3, "tokens": 30, "loss": NaN}\n')
+    run.results.write_text(run.results.read_text().rstrip().removesuffix("}") + ', "seconds": {"pretrain": Infinity}}')
+    files = model_repositories(run, load_config(run.root).publish.model_copy(update={"hub_model_id": "me/it"}))[0].files
+    sent = {name: files[name] for name in ("metrics.jsonl", "results.json")}
+    assert b'"loss": null' in sent["metrics.jsonl"] and b'"pretrain": null' in sent["results.json"]
 
 
 def test_pictures_of_the_card_go_with_it(copy_run: Callable[[], RunDirectory]) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from mlm_pretrain import stages
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.demo.models import find
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.publish.background import sending
 from mlm_pretrain.publish.card import write_cards
 from mlm_pretrain.publish.hub import push
 from mlm_pretrain.publish.report import write_report
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.stages.common import holding
 from tests.hub_server import HubServer
 from tests.hub_server.clients import client
 from tests.publish.test_hub import PUSH
@@ -166,4 +169,48 @@ def test_locks_and_files_on_their_way_are_no_way_out(copy_run: Callable[[], RunD
     (run.root / f".README.md.{os.getpid()}.tmp").symlink_to(outside / "note.png")
     with run.locked():
         write_cards(run)
+    assert _listing(outside) == before
+
+
+def test_a_run_that_is_named_by_a_relative_path_is_looked_at_as_well(
+    copy_run: Callable[[], RunDirectory], outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = copy_run().root
+    monkeypatch.chdir(whole.parent)
+    sent = push(RunDirectory(whole.name), load_config(whole.name), dry_run=True)
+    assert [list(each.files) for each in sent] == [
+        list(each.files) for each in push(RunDirectory(whole), load_config(whole), dry_run=True)
+    ]
+    (whole / "model" / "vocab.txt").symlink_to(outside / "vocab.txt")
+    with pytest.raises(UserError, match=r"^mini/model/vocab\.txt: a symlink leads out of mini"):
+        push(RunDirectory(whole.name), load_config(whole.name), dry_run=True)
+
+
+def test_checkpoints_on_another_disk_are_no_obstacle_until_they_are_to_be_sent(
+    copy_run: Callable[[], RunDirectory], tmp_path: Path
+) -> None:
+    run = copy_run()
+    run.checkpoints.mkdir(exist_ok=True)
+    run.checkpoints.rename(tmp_path / "large-disk")
+    run.checkpoints.symlink_to(tmp_path / "large-disk")
+    add_checkpoint(run, 300)
+    config = load_config(run.root)
+    with holding(config):
+        assert len(push(run, config, dry_run=True)) == 3
+    with pytest.raises(UserError, match=r"checkpoints/step-\d+: a symlink leads out"):
+        push(run, config, dry_run=True, checkpoints=True)
+    publish = config.publish.model_copy(update={"push_every": 100})
+    with pytest.raises(UserError, match=r"checkpoints: a symlink leads out"), sending(run, publish):
+        pass
+
+
+@pytest.mark.parametrize("record", ["metrics.jsonl", "results.json", "end.json"])
+def test_records_that_lead_out_are_refused_before_a_stage_writes(
+    copy_run: Callable[[], RunDirectory], outside: Path, record: str
+) -> None:
+    run = copy_run()
+    _replace(run.root / record, outside / "mistakes.jsonl")
+    before = _listing(outside)
+    with pytest.raises(UserError, match=r"a symlink leads out of"):
+        stages.pretrain(load_config(run.root), force=True)
     assert _listing(outside) == before
