@@ -19,11 +19,11 @@ _UNMISTAKABLE = {
     "an access token": rf"{_ALONE}(?:"
     r"gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|npm_[A-Za-z0-9]{36}|"
     r"pypi-[\w-]{50,}|dop_v1_[0-9a-f]{64}|dapi[0-9a-f]{32}|ya29\.[\w-]{20,}|AIza[\w-]{35}|r8_[A-Za-z0-9]{30,}|"
-    r"wandb_v\d_\w{20,}|sk-(?:[\w-]*[_-])?(?=[A-Za-z]*\d)[A-Za-z0-9]{20,}|"
-    r"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)",
+    r"wandb_v\d_\w{20,}|sk-(?:[\w-]{0,40}[_-])?(?=[A-Za-z]*\d)[A-Za-z0-9]{20,}|"
+    r"eyJ[\w-]{8,2000}\.eyJ[\w-]{8,}\.[\w-]+)",
     "an AWS access key": rf"{_ALONE}(?:AKIA|ASIA)[A-Z0-9]{{16}}(?![A-Za-z0-9])",
     "a private key": r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]*?-----END [A-Z0-9 ]*-----|[\s\S]*)",
-    "an address with a password": r"(?<=://)(?P<a>[^\s/?#@]*:[^\s/?#@]+|(?<=http://)[^\s/?#@:]{16,}|"
+    "an address with a password": r"(?<=://)(?P<a>[^\s/?#@:]*:[^\s/?#@]+|(?<=http://)[^\s/?#@:]{16,}|"
     r"(?<=https://)[^\s/?#@:]{16,})(?=@)",
 }
 _NAMED = {

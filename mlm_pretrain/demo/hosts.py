@@ -8,6 +8,8 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+REFUSAL = b"This page is not served under that name: open it by its address in numbers, or as localhost."
+
 Messages = Callable[[], Awaitable[Any]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -22,7 +24,12 @@ class KnownHosts:
         if scope["type"] == "http" and not self._knows(dict(scope["headers"]).get(b"host", b"").decode("latin-1")):
             headers = [(b"content-type", b"text/plain")]
             await send({"type": "http.response.start", "status": 421, "headers": headers})
-            await send({"type": "http.response.body", "body": b"This page is not served under that name."})
+            await send(
+                {
+                    "type": "http.response.body",
+                    "body": REFUSAL,
+                }
+            )
             return
         await self._app(scope, receive, send)
 

@@ -85,7 +85,7 @@ def _entries(folder: Path) -> dict[str, Digest] | None:
     """The manifest; None if there is none, or another program's."""
     try:
         entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     ours = isinstance(entries, dict) and all(
         isinstance(entry, dict) and entry.keys() == {"size", "sha256"} for entry in entries.values()

@@ -143,7 +143,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and rerun the stage that writes it") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a JSON object; delete it and rerun the stage that writes it")
