@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -109,6 +109,18 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Class names: integers by value, others by the alphabet."""
     names = sorted(set(names))
     return sorted(names, key=int) if all(map(_INTEGER.fullmatch, names)) else names
+
+
+def warn_of_twins(task: str, names: Iterable[str]) -> None:
+    """One line on names that a slip of the hand may have made two of one: `wet`, `Wet`, `wet `."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike["".join(name.split()).casefold()].append(f"'{name}'")
+    twins = [group for group in alike.values() if len(group) > 1]
+    if twins:
+        named = "; ".join(" and ".join(group) for group in twins[:NAMED])
+        more = f"; and {len(twins) - NAMED:,} more" if len(twins) > NAMED else ""
+        warn(f"{task}: labels that differ by blanks or capitals alone are learnt as several: {named}{more}")
 
 
 def warn_of_unseen(task: str, learnt: Collection[str], counts: Counter[str]) -> None:

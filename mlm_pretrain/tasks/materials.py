@@ -9,7 +9,7 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.tasks.adapter import TaskAdapter
 from mlm_pretrain.tasks.data import LabelledData, Splits, complete, read_splits
-from mlm_pretrain.tasks.labels import warn_of_unseen
+from mlm_pretrain.tasks.labels import warn_of_twins, warn_of_unseen
 from mlm_pretrain.tasks.registered import TASKS
 from mlm_pretrain.telemetry import say
 
@@ -59,6 +59,7 @@ def _materials(task: TaskConfig, adapter: type[TaskAdapter], splits: Splits) -> 
     labels = adapter.label_names(splits.train, task)
     data = complete(splits, task, adapter)
     adapter.check(data.train, labels, task)
+    warn_of_twins(task.name, labels)
     learnt = {name for example in data.train for name in adapter.labels_in(example)}
     scored = data.validation if data.test_is_validation else [*data.validation, *data.test]
     warn_of_unseen(task.name, learnt, Counter(name for example in scored for name in adapter.labels_in(example)))

@@ -36,7 +36,8 @@ class Regression(SequenceTask):
             raise BadExample(place, problem + remedy, "the label is a list")
         reason = "no label" if is_gap(value) else "the label is no number"
         try:
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
+            # Python reads 1_000 as a number, which no table means by it.
+            if isinstance(value, bool) or not isinstance(value, str | int | float) or "_" in str(value):
                 raise ValueError
             number = float(value)
         except (ValueError, OverflowError):

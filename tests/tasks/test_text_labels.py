@@ -60,6 +60,7 @@ def test_labels_are_read(task: str, value: Any, wanted: Any) -> None:
         ("multi_label_classification", [0.0, 0.0], "not a 0 or 1 for each"),
         ("regression", "good", "label is 'good'; a number is needed, as 2.5 .names: task: classification"),
         ("regression", True, "a number is needed"),
+        ("regression", "1_000", "a number is needed"),
         ("regression", None, "a number is needed"),
         ("regression", [1.0], "task: multi_label_classification"),
         ("regression", "nan", "a finite number"),

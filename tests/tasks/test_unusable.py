@@ -13,6 +13,7 @@ import pytest
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.data import Splits, read_splits
+from mlm_pretrain.tasks.materials import read_materials
 from mlm_pretrain.tasks.registered import TASKS
 
 SENTENCE = "Turtles nest on the shore"
@@ -277,6 +278,21 @@ def test_whole_numbers_are_the_same_classes_with_and_without_a_point(ending: str
         assert [example["label"] for example in splits.test or ()] == wanted
         assert [example["label"] for example in splits.train][:2] == wanted[::-1]
         assert TASKS[task].label_names(splits.train, TaskConfig(task=task, name="toy"))[:2] == ["0", "1"]
+
+
+@pytest.mark.parametrize("task", ["classification", "multi_label_classification", "tagging"])
+def test_labels_that_differ_by_a_slip_are_said(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*names: str) -> list[str]:
+        rows = [{"text": f"a{number}", "label": name} for number, name in enumerate(names * 4)]
+        if task == "tagging":
+            rows = [{"tokens": [row["text"]], "ner_tags": [row["label"]]} for row in rows]
+        train = write(tmp_path / "train.jsonl", rows)
+        read_materials(TaskConfig(task=task, name="toy", train=train), 0.0)
+        return [line for line in capsys.readouterr().err.splitlines() if "blanks or capitals" in line]
+
+    (line,) = said("dune", "Reef", "reef", "dunes", "duné")
+    assert line.endswith("toy: labels that differ by blanks or capitals alone are learnt as several: 'Reef' and 'reef'")
+    assert said("dune", "dunes", "reef", "1", "11") == []
 
 
 def test_numbers_with_fractions_beside_them_are_names(tmp_path: Path) -> None:
