@@ -88,8 +88,10 @@ def test_accumulation_is_one_big_batch(adapter: TaskAdapter, name: str, model: t
     twice, parts = gradients([adapter.collate(part) for part in (features[:1], features[1:4], features[4:])])
     assert twice == pytest.approx(once, rel=1e-5)
     assert whole.keys() == parts.keys()
+    # Against the largest: near zero the rounding of other sums shows, which differs between CPUs.
+    largest = max(float(gradient.abs().max()) for gradient in whole.values())
     for parameter in whole:
-        torch.testing.assert_close(parts[parameter], whole[parameter], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(parts[parameter], whole[parameter], rtol=1e-4, atol=1e-5 * largest)
     labels = adapter.collate(features)["labels"]
     logits = model(**{key: value for key, value in adapter.collate(features).items() if key != "labels"}).logits
     if labels.ndim == logits.ndim - 1:  # of rows or tokens, not of each output
