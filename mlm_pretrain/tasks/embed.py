@@ -98,6 +98,7 @@ def embed(
             bar.update(len(chunk))
         if not texts.read:
             raise UserError(texts.first_problem or f"{input}: no text in it")
+    say(str(texts.tally))
     if texts.bad:
         lines = counted(texts.bad, "line")
         warn(f"{lines} could not be read: no row in {output}; the first: {texts.first_problem}")

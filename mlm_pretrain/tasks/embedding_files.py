@@ -38,6 +38,7 @@ class Texts:
         self.first_problem: str | None = None
         # A blank line of a text file is a text too, so that vectors and lines have the same numbers.
         self._records = Records(path, reading, text_column=text_column, keep_blank=True)
+        self.tally = self._records.tally
 
     def __iter__(self) -> Iterator[Text]:
         for record in self._records:

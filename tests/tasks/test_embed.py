@@ -120,6 +120,10 @@ def test_bad_lines_have_no_row(encoder: Path, tmp_path: Path, capsys: pytest.Cap
     assert counts == {"texts": 2, "bad_lines": 5, "truncated": 0}
     assert table(tmp_path / "out.parquet")[0] == ["a", "b"]
     assert "in.jsonl:2: no text in 'text'; the columns are text" in capsys.readouterr().err
+    (tmp_path / "in.csv").write_text("text,n\nBerlin,1\ntext,n\nSpree,2\nno number\n", encoding="utf-8")
+    embed(encoder, tmp_path / "in.csv", tmp_path / "out.npy")
+    summary = "in.csv: 2 records, the longest has 6 characters (line 2); dropped: 1 repeated header, 1 can't be read"
+    assert summary in capsys.readouterr().err
 
 
 def test_saved_models_are_the_same_again_and_replace_only_themselves(
