@@ -136,3 +136,22 @@ def test_what_was_made_before_a_stage_was_begun_again_is_not_scored(
         assert f"error: {run.model}: was made before pretrain was begun again at" in said
     assert main(["pretrain", str(run.root), "training.max_loss=null"]) == 0
     assert main(["evaluate", str(run.root)]) == 0
+
+
+def test_a_slip_in_a_tasks_data_changes_nothing_of_the_run(run: RunDirectory) -> None:
+    before = contents(run.root)
+    assert main(["finetune", str(run.root), "tasks.0.train=not-there.jsonl"]) == 2
+    assert main(["finetune", str(run.root), "tasks.0.label_column=no_such_column"]) == 2
+    assert contents(run.root) == before
+
+
+def test_a_task_that_was_begun_again_is_not_sent_with_its_new_settings(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push = ["push", str(run.root), "--dry-run", "--repo-id", "me/it"]
+    assert main(push) == 0
+    assert main(["finetune", str(run.root), "tasks.0.learning_rate=1e30"]) == 2
+    capsys.readouterr()
+    assert main(push) == 2
+    assert "was made before finetune weather was begun again at" in capsys.readouterr().err
+    assert main(["finetune", str(run.root), "tasks.0.learning_rate=1e-3"]) == 0 and main(push) == 0

@@ -101,6 +101,7 @@ def check_models(run: RunDirectory) -> None:
     from mlm_pretrain.training.bad_loss import first_not_finite_in  # imports torch
 
     again = "rerun the stage that writes it"
+    check_folder(run.tokenizer, again)
     for folder in (run.model, *task_folders(run)):
         check_folder(folder, again)
         try:

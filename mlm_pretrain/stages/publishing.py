@@ -64,6 +64,8 @@ def push(
     with run.locked() if has_models(run) else contextlib.nullcontext():
         if run.model.is_dir():
             check_output(run, "pretrain", run.model)
+        for folder in run.task_folders():
+            check_output(run, f"finetune {folder.name}", folder)
         return hub.push(
             run, config, dry_run=dry_run, repo_id=repo_id, checkpoints=checkpoints, tag=tag, further=further
         )

@@ -77,6 +77,8 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
     if not force and not lacking and is_up_to_date(run, name, inputs, run.task(task.name), "tasks", task.name):
         skipped(name, run.task(task.name))
         return
+    if standing:
+        look_at_tasks(config, [task])  # else a slip of the pen would put its settings beside results of others
     from mlm_pretrain.tasks.finetune import finetune as train
 
     with stage(run, name, inputs):
