@@ -132,6 +132,7 @@ class Records:
             elif record.dropped is None:
                 record = record._replace(row=dict(zip(table.header, row.fields, strict=True)))
             self.tally.unquoted = table.unquoted
+            self.tally.over_lines += record.dropped is None and row.last_line > row.line
             yield record
 
     def _sentences(self, handle: IO[str], words: Words) -> Iterator[Record]:

@@ -28,6 +28,8 @@ class Tally:
         """Lines of CoNLL files that are no words."""
         self.unquoted = 0
         """Rows of tables whose quotes were taken for characters."""
+        self.over_lines = 0
+        """Rows of tables with a quoted field that holds line ends; or with one that swallowed the rows after it."""
         self.longest = 0
         """Characters of the longest value, or words of the longest list, in the row at `longest_at`."""
         self.longest_at = ""
@@ -50,6 +52,8 @@ class Tally:
         if self.dropped:
             parts.append(f"dropped: {dropped_in_words(self.dropped)}")
         parts += [f"{counted(count, f'{reason} line')} skipped" for reason, count in sorted(self.skipped.items())]
+        if self.over_lines:
+            parts.append(f"{counted(self.over_lines, 'record')} over several lines, by quotes")
         if self.unquoted:
             where = counted(self.unquoted, "record")
             parts.append(f"quotes are characters in {where} (quoting: minimal reads them as quoting)")

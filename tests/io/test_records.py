@@ -96,3 +96,11 @@ def test_one_line_says_what_was_read(tmp_path: Path) -> None:
         f"{path}: 2 records, the longest has 6 characters (line 3); dropped: 1 repeated header, 1 can't be read; "
         "quotes are characters in 1 record (quoting: minimal reads them as quoting)"
     )
+
+
+def test_records_over_several_lines_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "one_column.csv"
+    path.write_text('text\nplain\n"opened here,\nand closed\nthere"\nplain again\n')
+    records = Records(path)
+    assert [record.row["text"].count("\n") for record in records] == [0, 2, 0]
+    assert "3 records" in str(records.tally) and "1 record over several lines, by quotes" in str(records.tally)
