@@ -1,6 +1,6 @@
 """Ruin small real runs in every way that is known, and see whether they lose anything.
 
-    python scripts/faults.py                       # all rows; takes about a quarter of an hour on two cores
+    python scripts/faults.py                       # all rows, some of which take minutes
     python scripts/faults.py --rows kill disk --kills 50
 
 A run of two layers on the documentation of the standard library is trained once without a fault. Then copies of it
