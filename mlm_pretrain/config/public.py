@@ -29,7 +29,7 @@ _OPTIMIZER = "optim lr_scheduler_type bf16"
 _TASK = (
     "task name source path config_name revision train validation test text_column text_pair_column label_column "
     "tokens_column tags_column spans_column question_column context_column answers_column encoding quoting delimiter "
-    "on_bad_examples model encoder class_weight tagging_scheme eval_strategy metric_for_best_model"
+    "on_bad_examples label_names model encoder class_weight tagging_scheme eval_strategy metric_for_best_model"
 )
 # The keys of a config whose texts are shown, by the section that they are in.
 _SHOWN = {
