@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import mlm_pretrain
 
@@ -66,3 +71,27 @@ def test_help_is_instant() -> None:
     )
     assert "examples:" in done.stdout
     assert time.monotonic() - started < 5  # 0.1 s on an idle machine; importing torch alone would take seconds
+
+
+def test_what_is_imported_is_a_requirement() -> None:
+    """A package that only the tools of the tests bring is missing where users install."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [requirements for name, requirements in project["optional-dependencies"].items() if name != "dev"]
+    named = [Requirement(each).name for each in (*project["dependencies"], *(each for many in extras for each in many))]
+    required = {canonicalize_name(name) for name in named}
+    of_whom = importlib.metadata.packages_distributions()
+    lacking = {
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in _packages(path)
+        if name not in sys.stdlib_module_names | {"mlm_pretrain"}
+        and name in of_whom
+        and required.isdisjoint(map(canonicalize_name, of_whom[name]))
+    }
+    assert lacking == set()
+
+
+def _packages(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    whole = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return whole | {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and node.module}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import torch
 import transformers
 from huggingface_hub import HfApi, constants
@@ -224,7 +224,7 @@ class Checkpoint:
                 f"{self}: no folder, and no Hub repository whose files are in {constants.HF_HUB_CACHE} (offline, as "
                 f"HF_HUB_OFFLINE says); unset it, or `hf download {self}` first"
             )
-        unreached = (httpx.TransportError, ConnectionError, TimeoutError)
+        unreached = (httpx2.TransportError, ConnectionError, TimeoutError)
         if any(isinstance(each, unreached) for each in causes(error)) or "couldn't connect" in str(error):
             return UserError(
                 f"{self}: no folder, and the Hub can't be reached ({constants.ENDPOINT}: {reason}); check the "
@@ -237,7 +237,7 @@ class Checkpoint:
         """Which other weights there are."""
         try:
             names = [file.name for file in self.folder.iterdir()] if self.folder else self._files_on_the_hub()
-        except (OSError, httpx.HTTPError) as error:
+        except (OSError, httpx2.HTTPError) as error:
             return self._of_the_hub(error, first_line(error))
         if pickles := sorted(name for name in names if name.endswith(PICKLES) and "training_args" not in name):
             return self.pickled(pickles)
