@@ -18,6 +18,7 @@ import yaml
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.config.secrets import REMEDY, find_secrets
+from mlm_pretrain.config.yaml_text import write_yaml
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.io.locks import held, is_held
@@ -100,7 +101,7 @@ class RunDirectory:
                 written["tasks"] = self._tasks_to_write(standing.get("tasks") or [], written["tasks"], task)
                 if sections is not None:
                     written = {**standing, **{key: written[key] for key in sections}}
-            write_text(self.config, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+            write_text(self.config, write_yaml(written))
 
     def _standing_config(self) -> dict[str, Any]:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 
-import yaml
 from pydantic import Field, model_validator
 
 from mlm_pretrain.config.base import Name, Section, Seed, dotted, fingerprint, parse_size
@@ -32,6 +31,7 @@ from mlm_pretrain.config.training import (
     Ramp,
     TrainingConfig,
 )
+from mlm_pretrain.config.yaml_text import write_yaml
 from mlm_pretrain.errors import UserError, nearest
 
 __all__ = [
@@ -125,7 +125,7 @@ class Config(Section):
 
     def to_yaml(self, ascii_only: bool = False) -> str:
         """The resolved config, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=not ascii_only)
+        return write_yaml(self.model_dump(mode="json"), ascii_only)
 
     def task(self, name: str) -> TaskConfig:
         for task in self.tasks:

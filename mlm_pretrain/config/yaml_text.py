@@ -75,8 +75,24 @@ def _plain(loader: _Loader, node: yaml.ScalarNode) -> Any:
 
 for _kind in ("bool", "float", "int", "null", "timestamp"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain)
-# Without a point YAML 1.1 takes 1e-5 for a word.
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+# Without a point YAML 1.1 takes 1e-5 for a word. The writer has to know: a string of that look gets quotes.
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
+
+
+def write_yaml(data: Any, ascii_only: bool = False) -> str:
+    """Plain data as YAML that `read_yaml` reads as the same, in the order it has."""
+    text = "" if ascii_only else yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    # These end lines in YAML, and PyYAML writes them as they are.
+    if ascii_only or any(end in text for end in "\x85\u2028\u2029"):
+        text = yaml.dump(data, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def read_yaml(text: str, schema: Any) -> Any:

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from huggingface_hub import get_token
 from safetensors import SafetensorError
 
 from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.config.public import public_config, public_record, public_results, without_places
 from mlm_pretrain.config.secrets import REMEDY, find_secrets
+from mlm_pretrain.config.yaml_text import write_yaml
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.credentials import find_credential, names_secret, without_credentials
 from mlm_pretrain.errors import UserError
@@ -184,7 +184,7 @@ def _public_config(run: RunDirectory) -> bytes:
     if left_out:
         keys = sorted({without_credentials(".".join(key.split(".")[:5])) for key in left_out})
         note += f"# Not published: {', '.join(keys)}.\n"
-    return (note + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)).encode()
+    return (note + write_yaml(data)).encode()
 
 
 def _json(data: object, indent: int | None = None) -> bytes:
