@@ -200,11 +200,14 @@ def plan(arguments: argparse.Namespace) -> None:
 
 def config_show(arguments: argparse.Namespace) -> None:
     """print the resolved config, defaults and overrides included"""
+    from mlm_pretrain.config.shown import marked_yaml
+
     config = _config(arguments)
-    written = config.to_yaml()
+    written = marked_yaml(config)
     # YAML's own escapes, which are read back, where the console can't take it as it is.
-    fits = escaping.fits(written, sys.stdout)
-    telemetry.show((written if fits else config.to_yaml(ascii_only=True)).rstrip("\n"))
+    if not escaping.fits(written, sys.stdout):
+        written = marked_yaml(config, ascii_only=True)
+    telemetry.show(written.rstrip("\n"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

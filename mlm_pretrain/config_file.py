@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mlm_pretrain.config import Config
+from mlm_pretrain.config import Config, recipes
 from mlm_pretrain.config.yaml_text import meant, read_value, read_yaml
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.escaping import given
+from mlm_pretrain.run import RunDirectory, checkpoints_in
 
 # Of these keys of a section one at most is given: an override of one replaces the others.
 EXCLUSIVE = {"budget": [("steps", "tokens", "minutes")], "model": [("preset", "model_type", "path")]}
@@ -62,7 +63,43 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _override(raw, override)
         raw = meant(raw, Config)
-    return make_config(raw, place=str(file))
+    return as_begun(make_config(raw, place=str(file)))
+
+
+def as_begun(config: Config) -> Config:
+    """A config with what its run was begun with, in place of what the recipe has for keys that nobody has given.
+
+    A run that has checkpoints keeps its recipe whatever the budget is now. One without any keeps it for the same model
+    and budget, of whose minutes another machine would make other tokens.
+
+    Raises:
+        UserError: the run's `config.yaml` is damaged.
+    """
+    keys, run = recipes.open_keys(config), RunDirectory.of(config)
+    standing = run.standing_config() if keys else {}
+    if not standing or not (checkpoints_in(run.checkpoints) or _same_purpose(standing, config)):
+        return config
+    sections: dict[str, dict[str, Any]] = {}
+    for key in keys:
+        section, _, name = key.partition(".")
+        if isinstance(standing.get(section), dict) and name in standing[section]:
+            sections.setdefault(section, {})[name] = standing[section][name]
+    begun = make_config(sections, place=str(run.config))
+    names = [f"{section}.{name}" for section, values in sections.items() for name in values]
+    return recipes.with_values(config, {key: recipes.value_of(begun, key) for key in names})
+
+
+def _same_purpose(standing: dict[str, Any], config: Config) -> bool:
+    """Whether the recipe was chosen for this model and budget."""
+    places = [("training", "budget"), ("training", "recipe"), ("stream", "sequence_length"), ("model",)]
+    now: Any = config.model_dump(mode="json")
+    for place in places:
+        old, new = standing, now
+        for key in place:
+            old, new = old.get(key, {}) if isinstance(old, dict) else {}, new[key]
+        if old != new:
+            return False
+    return True
 
 
 def _forget_consent(raw: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ from transformers import PreTrainedConfig
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Budget, Config, Ramp
+from mlm_pretrain.config.recipes import Devices, in_words, with_recipe
+from mlm_pretrain.config_file import as_begun
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models import flops as counting
 from mlm_pretrain.models.build import checkpoint_of, make_model_config
@@ -61,6 +63,8 @@ class Plan:
     bytes_per_token: float
     bytes_per_token_origin: str
     sources: list[Extent]
+    recipe: str
+    """The values that shape steps, and where they are from."""
 
     def figures(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -78,6 +82,8 @@ def plan(config: Config, gpu: str | None = None, gpus: int = 1, own_utilisation:
     Raises:
         UserError: the model can't be built or counted, a source's files aren't there, or the GPU isn't known.
     """
+    devices = Devices(gpus, 0) if gpu else None
+    config = as_begun(with_recipe(config, devices)) if gpu else config
     run, settings, length = RunDirectory.of(config), config.training, config.stream.sequence_length
     trained = _trained(run)
     kept = trained["precision"] if trained and own_utilisation else None
@@ -125,6 +131,7 @@ def plan(config: Config, gpu: str | None = None, gpus: int = 1, own_utilisation:
         bytes_per_token=size,
         bytes_per_token_origin=size_origin,
         sources=extents(config.text, run, tokens * size),
+        recipe=in_words(config, devices),
     )
 
 
@@ -261,6 +268,7 @@ def describe(plan: Plan) -> str:
             f"{plan.steps:,.0f} steps, {plan.tokens:,.0f} tokens, {plan.seconds / 60:,.1f} minutes "
             f"({plan.tokens_per_step:,.0f} tokens a step)",
         ),
+        ("recipe", plan.recipe),
         ("text", f"{plan.bytes_per_token:.2f} bytes a token ({plan.bytes_per_token_origin})"),
         *[("", _describe_source(source)) for source in plan.sources],
     ]
@@ -274,21 +282,11 @@ def _describe_source(source: Extent) -> str:
 
 
 def compare(plan: Plan, results: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """What was planned beside what happened.
-
-    Args:
-        plan: made with `own_utilisation=False`, else it is what happened.
-        results: of a run, as `results.json` has them; empty if nothing is to be compared yet.
-    """
+    """What was planned (with `own_utilisation=False`) beside what happened, of a run's `results.json`."""
     happened = results.get("pretraining", {})
-    planned = {
-        "parameters": plan.parameters.total,
-        "steps": plan.steps,
-        "tokens": plan.tokens,
-        "seconds": plan.seconds,
-        "tokens_per_second": plan.tokens_per_second,
-        "mfu": plan.utilisation,
-    }
+    same = ("steps", "tokens", "seconds", "tokens_per_second")
+    planned = {"parameters": plan.parameters.total, **{what: getattr(plan, what) for what in same}}
+    planned["mfu"] = plan.utilisation
     return [(what, figure, happened[what]) for what, figure in planned.items() if happened.get(what) is not None]
 
 

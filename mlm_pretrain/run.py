@@ -74,7 +74,7 @@ class RunDirectory:
 
     def task_folders(self) -> list[Path]:
         """The folders of fine-tuned models, by name; a copy that somebody has put beside them is none."""
-        configured = [task["name"] for task in self._standing_config().get("tasks") or []]
+        configured = [task["name"] for task in self.standing_config().get("tasks") or []]
         ours = {*configured, *self.read_results().get("tasks", {})}
         return sorted(path for path in self.tasks.glob("*") if path.name in ours and (path / "config.json").is_file())
 
@@ -97,13 +97,18 @@ class RunDirectory:
             raise UserError(f"{key}: holds what looks like {what}, which is not written into {self.config}: {REMEDY}")
         written = config.model_dump(mode="json")
         with self.locked():
-            if standing := self._standing_config():
+            if standing := self.standing_config():
                 written["tasks"] = self._tasks_to_write(standing.get("tasks") or [], written["tasks"], task)
                 if sections is not None:
                     written = {**standing, **{key: written[key] for key in sections}}
             write_text(self.config, write_yaml(written))
 
-    def _standing_config(self) -> dict[str, Any]:
+    def standing_config(self) -> dict[str, Any]:
+        """What `config.yaml` says, as plain data; empty if there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
         try:
             standing = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -11,9 +11,9 @@ from transformers import BertConfig
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config
+from mlm_pretrain.config.presets import preset_names
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import write_json
-from mlm_pretrain.models.build import preset_names
 from mlm_pretrain.plan import ASSUMED_UTILISATION, compare, describe, describe_comparison, plan
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.text.extent import ASSUMED_BYTES_PER_TOKEN

@@ -14,7 +14,7 @@ USE = """
 import pathlib, sys
 import mlm_pretrain
 from mlm_pretrain.config_file import load_config
-from mlm_pretrain.models.build import preset_names, read_preset
+from mlm_pretrain.config.presets import preset_names, read_preset
 from importlib.resources import files
 
 assert pathlib.Path(mlm_pretrain.__file__).is_relative_to(sys.argv[1]), mlm_pretrain.__file__

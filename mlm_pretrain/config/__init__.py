@@ -13,6 +13,7 @@ import itertools
 
 from pydantic import Field, model_validator
 
+from mlm_pretrain.config import recipes
 from mlm_pretrain.config.base import Name, Section, Seed, dotted, fingerprint, parse_size
 from mlm_pretrain.config.tasks import EncoderOrigin, Sweep, TaskConfig
 from mlm_pretrain.config.text import (
@@ -121,6 +122,11 @@ class Config(Section):
                 f"training.sequence_length_warmup: {', '.join(map(str, lengths))}; each length must divide the next, "
                 f"and the last must be stream.sequence_length, {whole}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _follows_the_recipe(self) -> Config:
+        self.__dict__.update(recipes.with_values(self, recipes.recipe_of(self).values).__dict__)
         return self
 
     def to_yaml(self, ascii_only: bool = False) -> str:

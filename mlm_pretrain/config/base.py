@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import regex
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -99,6 +99,9 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple | set)
 
 
+S = TypeVar("S", bound="Section")
+
+
 class Section(BaseModel):
     """Numbers are finite and fit in 64 bits, wherever they are: also in mappings whose keys are a library's."""
 
@@ -111,6 +114,13 @@ class Section(BaseModel):
     def _within_bounds(cls, value: Any) -> Any:
         _check(value)
         return value
+
+
+def filled(section: S, values: dict[str, Any]) -> S:
+    """A copy of a section with other values, by key; what nobody had given still counts as not given."""
+    copy = section.model_copy()
+    copy.__dict__.update(values)
+    return copy
 
 
 def fingerprint(*parts: Any) -> str:

@@ -75,9 +75,13 @@ class ModelConfig(Section):
                 raise ValueError(f"give one of preset, model_type, path; {' and '.join(given)} are given")
             if "path" in given and data.get("init_from") is not None:
                 raise ValueError("init_from fills a new model: give preset or model_type with it, not path")
-            if not given:
-                data = {**data, "preset": "mini"}
         return data
+
+    @model_validator(mode="after")
+    def _preset_by_default(self) -> ModelConfig:
+        if not (self.preset or self.model_type or self.path):
+            self.__dict__["preset"] = "mini"  # and still nobody has given it
+        return self
 
 
 class Budget(Section):
@@ -126,8 +130,12 @@ class OptimizerSection(Section):
 
 class TrainingConfig(OptimizerSection):
     budget: Budget = Budget(steps=1000)
+    recipe: Literal["auto"] | None = None
+    """`learning_rate` and `global_batch_size` that nobody has given follow the budget and the size of the model, see
+    `config/recipes.py`; auto: `objective.mlm_probability` too."""
     global_batch_size: Positive | Stages = 256
-    """Rows per optimizer step, over all processes and accumulation; `{0: 8, 500: 32}`: 32 from step 500 on."""
+    """Rows per optimizer step, over all processes and accumulation; `{0: 8, 500: 32}`: 32 from step 500 on. By default
+    256 under a budget in steps, else as the recipe has it."""
     sequence_length_warmup: Stages | None = None
     """`{0: 128, 2000: 512}`: until step 2,000 rows are cut into pieces of 128 tokens, between which nothing is seen (Li
     et al., arXiv 2108.06084). A step has as many tokens as ever; each length divides the next, up to

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import math
 from typing import Any
 
 import torch
-import yaml
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import ModelConfig
+from mlm_pretrain.config.presets import read_preset
 from mlm_pretrain.errors import UserError, first_line, nearest
 from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.models.loading import Checkpoint, new_model
@@ -37,22 +36,6 @@ POSITIONS_BEHIND_PADDING = {
     "xmod",
 }
 """Architectures whose first position is `pad_token_id + 1`, so that as many fewer tokens fit."""
-
-
-def preset_names() -> list[str]:
-    folder = importlib.resources.files("mlm_pretrain") / "models" / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def read_preset(name: str) -> dict[str, Any]:
-    """
-    Raises:
-        UserError: there is no such preset.
-    """
-    if name not in preset_names():
-        raise UserError(f"model.preset: there is no preset '{name}'{nearest(name, preset_names())}")
-    file = importlib.resources.files("mlm_pretrain") / "models" / "presets" / f"{name}.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def build_model(

@@ -115,11 +115,20 @@ class FillMask(Facts):
     predictions: list[Prediction] = []
 
 
+class RecipeFacts(Facts):
+    """What was chosen for what the config left open, by dotted key, and for what."""
+
+    tokens: Number = None
+    parameters: Number = None
+    values: dict[str, Any] = {}
+
+
 class StageFacts(Facts):
     """What the stages have recorded, beside the tasks."""
 
     text: dict[str, SourceText] = {}
     """By source."""
+    recipe: RecipeFacts | None = None
     pretraining: Pretraining | None = None
     heldout: Heldout | None = None
     fill_mask: list[FillMask] = []

@@ -152,11 +152,21 @@ def recipe_rows(facts: CardFacts) -> list[Row]:
         ("Sequence length", row_lengths(config).described("tokens")),
         ("Batch size", BatchSize(training.global_batch_size).described("sequences")),
         ("Budget", budget),
+        ("Chosen for the budget", _chosen(facts)) if facts.recipe and facts.recipe.values else None,
         *optimizer_rows(training),
         ("Precision", done.precision) if done and done.precision else None,
         ("Seed", str(config.run.seed)),
     ]
     return [row for row in rows if row]
+
+
+def _chosen(facts: CardFacts) -> str:
+    """What the config left open, and for what it was chosen."""
+    recipe = facts.recipe
+    assert recipe is not None
+    keys = ", ".join(key.partition(".")[2] for key in recipe.values)
+    model = f" and an encoder of about {number(recipe.parameters / 1e6, 1)} M" if recipe.parameters else ""
+    return f"{keys}, for {number((recipe.tokens or 0) / 1e6, 1)} M tokens{model}"
 
 
 def optimizer_rows(section: OptimizerSection, decay_note: str = "") -> list[Row]:

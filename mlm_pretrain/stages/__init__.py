@@ -13,6 +13,7 @@ import contextlib
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.config_file import as_begun
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import model_inputs
 from mlm_pretrain.run import RunDirectory
@@ -33,6 +34,7 @@ def run_all(config: Config) -> RunDirectory:
     Raises:
         UserError: as the stages do.
     """
+    config = as_begun(config)
     processes = start(config)
     telemetry.say(f"run {config.run.name}: {RunDirectory.of(config).root}")
     with holding(config) if processes.rank == 0 else contextlib.nullcontext():

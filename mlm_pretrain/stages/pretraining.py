@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.config import Config, fingerprint
+from mlm_pretrain.config import Config, fingerprint, recipes
+from mlm_pretrain.config.base import filled
+from mlm_pretrain.config_file import as_begun
 from mlm_pretrain.inputs import model_inputs, text_inputs, versions
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.run import RunDirectory
@@ -43,6 +46,7 @@ def pretrain(config: Config, *, force: bool = False) -> Path:
 
 
 def pretrain_on(config: Config, processes: Processes, force: bool) -> Path:
+    config = _agreed(config, processes)
     if processes.rank == 0:
         with holding(config) as run:
             _lead_pretraining(config, run, processes, force)
@@ -56,6 +60,15 @@ def pretrain_on(config: Config, processes: Processes, force: bool) -> Path:
             train(config, RunDirectory.of(config), processes=processes, interrupts=interrupts)
     processes.go_on_alone()  # for which the others end
     raise AssertionError("rank zero alone is left")
+
+
+def _agreed(config: Config, processes: Processes) -> Config:
+    """The config with rank zero's recipe: another machine may have other cores, or not see what the run has."""
+    config = as_begun(config)
+    told = processes.broadcast(config.model_dump(mode="json", include={"training", "objective"}))
+    if processes.rank == 0:
+        return config
+    return filled(config, {name: type(getattr(config, name)).model_validate(part) for name, part in told.items()})
 
 
 def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, force: bool) -> None:
@@ -87,9 +100,19 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
         stage(run, "pretrain", inputs),
     ):
         run.write_config(config)
+        _note_recipe(config, run)
         processes.broadcast(True)
         figures = train(config, run, processes=processes, interrupts=interrupts, on_save=on_save)
         run.record({"pretraining": figures, "versions": versions()})
+
+
+def _note_recipe(config: Config, run: RunDirectory) -> None:
+    """Say what was chosen for what the config leaves open, and record it; what a run was begun with stays recorded."""
+    telemetry.say(f"recipe: {recipes.in_words(config)}")
+    recipe, keys = recipes.recipe_of(config), recipes.open_keys(config)
+    if all(recipes.origin(config, key, recipe) != "as begun" for key in keys):
+        run.record({"recipe": None})  # else the two would be merged
+        run.record({"recipe": asdict(recipe) if recipe.values else None})
 
 
 def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
@@ -102,6 +125,7 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
         UserError: there is no model yet, or no held-out text.
     """
     leave_to_rank_zero()
+    config = as_begun(config)
     check_encoder(RunDirectory.of(config))
     with holding(config) as run:
         inputs = fingerprint(model_inputs(config), config.evaluation)

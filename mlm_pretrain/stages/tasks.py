@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import Config, Sweep, TaskConfig, fingerprint
+from mlm_pretrain.config_file import as_begun
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import folder_digests, model_inputs
 from mlm_pretrain.io.digests import check_folder, file_digest
@@ -40,6 +41,7 @@ def finetune(
         Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; the same call goes on.
     """
     leave_to_rank_zero()
+    config = as_begun(config)
     if not config.tasks:
         example = "tasks: [{task: classification, name: topic, train: topics.jsonl}]"
         raise UserError(f"tasks: the config names no task; an example: {example}")

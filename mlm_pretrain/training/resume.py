@@ -15,6 +15,8 @@ from mlm_pretrain.stream.shuffle import ORDER
 FREE_KEYS = {
     "text.validation_max_bytes",
     "stream.dataloader_num_workers",
+    # What it has decided is among the other keys.
+    "training.recipe",
     "training.per_device_train_batch_size",
     "training.per_device_eval_batch_size",
     "training.logging_steps",

@@ -10,9 +10,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import ModelConfig, OptimizerSection
+from mlm_pretrain.config.presets import preset_names
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models import product_attention
-from mlm_pretrain.models.build import build_model, make_model_config, preset_names
+from mlm_pretrain.models.build import build_model, make_model_config
 from mlm_pretrain.models.flops import (
     count_flops,
     count_parameters,

@@ -11,8 +11,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mlm_pretrain.config import ModelConfig, ObjectiveConfig
+from mlm_pretrain.config.presets import preset_names
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.build import build_model, make_model_config, preset_names
+from mlm_pretrain.models.build import build_model, make_model_config
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import model_inputs, supports_packing
 from mlm_pretrain.objectives.base import Rows
