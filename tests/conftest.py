@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import Config, TokenizerConfig
 from mlm_pretrain.config_file import make_config
+from mlm_pretrain.io import cache
 from mlm_pretrain.run import RunDirectory
 
 
@@ -28,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tiny models are trained on the CPU, whose sums don't depend on the machine; `-m gpu` is for the others."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What was measured here before tests nothing; processes that tests start inherit it."""
+    os.environ[cache.VARIABLE] = str(tmp_path_factory.mktemp("cache"))
 
 
 MODULES = ("fractions", "heapq", "random", "statistics", "textwrap", "zipfile/__init__", "zipfile")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import time
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import __version__, telemetry
 from mlm_pretrain.config import OptimizerSection
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.io.remembered import recall, remember
 
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -66,7 +71,7 @@ def _plain_accelerator() -> Accelerator:
 
 
 def choose_precision(settings: OptimizerSection, device: torch.device) -> Precision:
-    """Settle `bf16: auto` by measurement: bf16 autocast where its matrix products are clearly faster.
+    """Settle `bf16: auto`: bf16 autocast if its matrix products are clearly faster, as measured here now or before.
 
     Raises:
         UserError: fp16 was asked for on a CPU.
@@ -79,9 +84,19 @@ def choose_precision(settings: OptimizerSection, device: torch.device) -> Precis
         return "bf16" if settings.bf16 else "no"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if _bf16_is_faster(device) else "no"
+
+
+def _bf16_is_faster(device: torch.device) -> bool:
+    """Measured once on a machine, so that its runs are of one precision however busy it is."""
+    here = machine(device)
+    known = recall("precision", here).get("bf16_is_faster")
+    if isinstance(known, bool):
+        return known
     # Autocast costs casts of its own, so a small gain of the product alone is none of the step.
     faster = matmul_flops(torch.bfloat16, device) > 1.5 * matmul_flops(torch.float32, device)
-    return "bf16" if faster else "no"
+    remember("precision", here, {"bf16_is_faster": faster})
+    return faster
 
 
 def matmul_flops(dtype: torch.dtype, device: torch.device, size: int = 1024, repeats: int = 6) -> float:
@@ -125,3 +140,28 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What times depend on besides what is timed: device, driver, cores and versions; plain data."""
+    here: dict[str, Any] = {
+        "device": describe_device(device),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "mlm_pretrain": __version__,
+    }
+    if device.type == "cuda":
+        with contextlib.suppress(OSError):
+            here["driver"] = Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    return here
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -21,6 +21,7 @@ from mlm_pretrain.text.mixture import source_names
 from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training import trackers
 from mlm_pretrain.training.bad_loss import PretrainingGuard, StepDone
+from mlm_pretrain.training.compiling import never_recompiled
 from mlm_pretrain.training.interrupts import Interrupted, Interrupts, reason_of
 from mlm_pretrain.training.loss import Batch, backward_global_batch, clip_gradients, count_labels
 from mlm_pretrain.training.numerics import default_workers
@@ -30,7 +31,6 @@ from mlm_pretrain.training.records import Records
 from mlm_pretrain.training.schedule import learning_rate_at
 from mlm_pretrain.training.short_rows import cut_rows, row_lengths
 from mlm_pretrain.training.state import TrainingState
-from mlm_pretrain.training.tuning import never_recompiled
 from mlm_pretrain.training.utilisation import Utilisation
 from mlm_pretrain.training.validate import HeldOutSet, check_loss, held_out_pass
 

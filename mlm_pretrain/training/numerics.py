@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,24 +14,19 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.config import Config
+from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.packed_attention import describe_attention, supports_packing, use_document_attention
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.training import budget as budgets
-from mlm_pretrain.training.device import Precision, describe_device, make_accelerator, settle_precision
+from mlm_pretrain.training.compiling import compile_layers
+from mlm_pretrain.training.device import Precision, describe_device, machine, make_accelerator, settle_precision
+from mlm_pretrain.training.probe import Pass, Probe
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
 from mlm_pretrain.training.short_rows import row_lengths
-from mlm_pretrain.training.tuning import (
-    Pass,
-    Probe,
-    compile_layers,
-    fastest_attention,
-    fastest_rows,
-    is_worth_compiling,
-)
+from mlm_pretrain.training.tuning import Open, Tuner, Tuning
 
 
 @dataclass
@@ -107,51 +103,98 @@ def settle_step(
     old: Numerics | None,
     processes: Processes,
     progress: Progress,
-) -> Numerics:
+) -> tuple[Numerics, dict[str, Any] | None]:
     """The numeric choices completed by how a step is made: attention, rows per forward pass, compiled layers.
 
     Args:
-        attentions: what the model may use, where that is open.
+        attentions: what the model may use, if that is open.
         chosen: what `settle_numerics` has given.
-        old: those that the run was begun with; they are kept where they can be, and what differs here is said.
+        old: those that the run was begun with; they are kept where they can be, and a line says what differs here.
         progress: how far the run is.
+
+    Returns:
+        The choices, and what was tried for them (`Tuning.record`); None for a run that is resumed.
     """
-    settings = config.training
-    batch_size = BatchSize(settings.global_batch_size)
-
-    def share_of(size: int) -> int:
-        return -(-size // processes.world_size)
-
-    share = share_of(batch_size.values[-1])
-    rows = settings.per_device_train_batch_size or (old.micro_batch if old else 0)
-    compiled = old.compiled if old else settings.torch_compile is True
-    attention = chosen.attention
-
-    def passes(rows: int) -> list[Pass]:
-        """Those that are to come, ascending; what is left over of a step runs uncompiled."""
-        lengths = row_lengths(config)
-        steps = {max(begin, progress.step) for begin in (*batch_size.begins, *lengths.begins)}
-        return sorted({(min(rows, share_of(batch_size.at(step))), lengths.at(step)) for step in steps})
-
+    asked = _asked(config, attentions, old, processes.world_size, progress)
+    tuning = Tuning()
     if processes.rank == 0:  # so that all have the same
-        attention = fastest_attention(probe, attentions, share)
-        rows = min(rows, share) if rows else fastest_rows(probe, share)
-        if not old and settings.torch_compile == "auto":
-            per_step = probe.seconds(rows) * share / rows
-            step_tokens = batch_size.last * config.stream.sequence_length
-            left = budgets.seconds_left(settings.budget, progress, per_step, step_tokens)
-            compiled = is_worth_compiling(probe, passes(rows), left)
-        elif compiled:
-            compiled = compile_layers(probe, passes(rows))
-    attention, rows, compiled = processes.broadcast((attention, rows, compiled))
+        if old:
+            compiled = old.compiled and compile_layers(probe, asked.passes(asked.rows)) is not None
+            tuning = Tuning(chosen.attention, asked.rows, compiled)
+        else:
+            tuning = Tuner(probe, asked, _what_times_depend_on(config, probe, chosen)).choose()
+            compiled = tuning.compiled or config.training.torch_compile is True
+            if compiled and not tuning.compiled:
+                compiled = compile_layers(probe, asked.passes(tuning.rows)) is not None
+            tuning.compiled = compiled
+    attention, rows, compiled = processes.broadcast((tuning.attention, tuning.rows, tuning.compiled))
     if processes.rank:
         probe.model.set_attn_implementation(attention)
-        compiled = compiled and compile_layers(probe, passes(rows))
+        compiled = compiled and compile_layers(probe, asked.passes(rows)) is not None
     telemetry.say(f"attention: {describe_attention(probe.model, probe.device, chosen.packing)}")
     settled = replace(chosen, attention=attention, micro_batch=rows, compiled=compiled)
     if old:
         warn_of_changes(old, settled)
-    return settled
+        return settled, None
+    if processes.rank == 0 and (line := tuning.describe()):
+        telemetry.say(line)
+    return settled, tuning.record()
+
+
+def _asked(
+    config: Config, attentions: Sequence[str], old: Numerics | None, world_size: int, progress: Progress
+) -> Open:
+    """What is open of a step; for a run that is resumed, how it was made before."""
+    settings, length = config.training, config.stream.sequence_length
+    batch_size, lengths = BatchSize(settings.global_batch_size), row_lengths(config)
+
+    def share_of(size: int) -> int:
+        return -(-size // world_size)
+
+    def passes(rows: int) -> list[Pass]:
+        """Those that are to come; what is left over of a step runs uncompiled."""
+        steps = {max(begin, progress.step) for begin in (*batch_size.begins, *lengths.begins)}
+        return sorted({(min(rows, share_of(batch_size.at(step))), lengths.at(step)) for step in steps})
+
+    def seconds_left(a_row: float) -> float:
+        step_seconds = a_row * share_of(batch_size.last)
+        return budgets.seconds_left(settings.budget, progress, step_seconds, batch_size.last * length)
+
+    share = share_of(batch_size.values[-1])
+    rows = settings.per_device_train_batch_size or (old.micro_batch if old else 0)
+    return Open(
+        attentions=attentions,
+        rows=min(rows, share),
+        share=share,
+        may_compile=settings.torch_compile == "auto",
+        passes=passes,
+        seconds_left=seconds_left,
+        rows_left=None if settings.budget.minutes else seconds_left(1.0),
+    )
+
+
+def _what_times_depend_on(config: Config, probe: Probe, chosen: Numerics) -> dict[str, Any]:
+    """The machine, and the shape of a pass; plain data."""
+    # Their names for themselves change no time, nor do what labels are called.
+    named = {"transformers_version", "architectures", "id2label", "label2id"}
+    architecture = probe.model.config.to_dict().items()
+    shape = {key: value for key, value in architecture if key not in named and not key.startswith("_")}
+    return {
+        "machine": machine(probe.device),
+        "processes": chosen.processes,
+        "model": type(probe.model).__name__,
+        "config": fingerprint(json.loads(json.dumps(shape, default=str))),
+        "vocabulary": probe.model.get_input_embeddings().num_embeddings,
+        "attn_implementation": chosen.attention,
+        "precision": chosen.precision,
+        "packing": chosen.packing,
+        "sequence_length": config.stream.sequence_length,
+        "sequence_length_warmup": config.training.sequence_length_warmup,
+        "global_batch_size": config.training.global_batch_size,
+        "per_device_train_batch_size": config.training.per_device_train_batch_size,
+        "gradient_checkpointing": config.training.gradient_checkpointing,
+        "objective": fingerprint(config.objective),
+    }
 
 
 def default_workers(device: torch.device, lanes: int, world_size: int) -> int:

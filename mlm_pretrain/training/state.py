@@ -30,9 +30,9 @@ from mlm_pretrain.training import checkpoint as checkpoints
 from mlm_pretrain.training.bad_loss import first_not_finite
 from mlm_pretrain.training.numerics import Numerics, seed_process, settle_numerics, settle_step
 from mlm_pretrain.training.optim import make_optimizer
+from mlm_pretrain.training.probe import Probe
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import VOCABULARY, Progress, identity, refuse_changes
-from mlm_pretrain.training.tuning import Probe
 
 
 class TrainingState:
@@ -85,22 +85,26 @@ class TrainingState:
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if state and state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.numerics = self._settle_step(attentions, settled, old)
+        self.numerics, tried = self._settle_step(attentions, settled, old)
+        self.tuning: dict[str, Any] = (state.get("tuning") if state else tried) or {}
+        """What was tried before the first step, what it cost and what it brought."""
         self.forward = MaskedLogits(self.model, self.numerics.packing, call=self.prepared)
         seed_process(config.run.seed, self.processes.rank, self.progress.step)  # dropout, where a model has any
         if saved:
             checkpoints.restore_random(saved, self.processes.rank)
             telemetry.say(f"going on from {saved} ({self.progress.tokens:,} tokens)")
 
-    def _settle_step(self, attentions: list[str], settled: Numerics, old: Numerics | None) -> Numerics:
+    def _settle_step(
+        self, attentions: list[str], settled: Numerics, old: Numerics | None
+    ) -> tuple[Numerics, dict[str, Any] | None]:
         """Find how a step is made fastest, or make it as before; the time that takes is part of the run's."""
         started = time.monotonic()
         length, ids = self.config.stream.sequence_length, ordinary_token_ids(self.tokenizer)
         probe = Probe(self.model, self.objective, self.accelerator, ids, length, settled.packing)
-        numerics = settle_step(self.config, probe, attentions, settled, old, self.processes, self.progress)
+        settled, tried = settle_step(self.config, probe, attentions, settled, old, self.processes, self.progress)
         probe.close()
         self.progress.seconds += time.monotonic() - started
-        return numerics
+        return settled, tried
 
     def _newest_checkpoint(self) -> Path | None:
         """What to go on from, found by rank zero for all; sets what the run is.
@@ -137,6 +141,7 @@ class TrainingState:
             state = {
                 "progress": asdict(progress),
                 "numerics": asdict(self.numerics),
+                "tuning": self.tuning,
                 "identity": self.identity,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             }
@@ -174,6 +179,7 @@ class TrainingState:
             "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
             "parameters": self.model.num_parameters(),
             "sources": sources,
+            "tuning": self.tuning,
             **asdict(self.numerics),
         }
 

@@ -1,137 +1,370 @@
 """How a step is made fastest on this device: the attention's implementation, rows per forward pass, and compilation.
 
-They are tried before the first step on made-up rows of the run's own shape, forward and backward, on the model
-itself; no weight is moved. What is found is recorded with the run's other numeric choices and kept when it is taken up
-again. Two runs may find differently, and then differ in their last bits: `model.attn_implementation`,
-`training.per_device_train_batch_size` and `training.torch_compile` settle it beforehand.
+They are tried before the first step on made-up rows of the run's own shape, forward and backward, on the model itself;
+no weight is moved. Trying takes at most 3 % of what the run has left, the most valuable first; what there is no time to
+try is chosen by rule. What was measured is kept for this machine, shape and versions (`io/remembered.py`), so that the
+next run of the shape tries nothing and is made as the one before. What is chosen is recorded with the run's other
+numeric choices and kept when it is resumed. On another machine it may be another choice, whose last bits differ:
+`model.attn_implementation`, `training.per_device_train_batch_size` and `training.torch_compile` settle it beforehand.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
+import itertools
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import nn
-from transformers import PreTrainedModel
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mlm_pretrain import telemetry
-from mlm_pretrain.errors import first_line
-from mlm_pretrain.models.masked_head import MaskedLogits, with_places
-from mlm_pretrain.objectives.base import Objective, Rows
-from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.training.loss import Batch, to_device
-from mlm_pretrain.training.short_rows import cut_rows
+from mlm_pretrain.io.remembered import recall, remember
+from mlm_pretrain.models.product_attention import NAME as PRODUCT
+from mlm_pretrain.training.compiling import (
+    KINDS,
+    compare_compiled,
+    compile_layers,
+    forget_compiled,
+    repeated_layers,
+    try_layer,
+)
+from mlm_pretrain.training.probe import ROUNDS_SECONDS, Clock, Pass, Probe, compare
 
+KIND = "passes"
+"""What is remembered."""
+SHARE = 0.03
+"""Of what a run has left: what trying may take."""
+PAYBACK = 5
+"""So many times what compiling takes it has to save."""
+LIKELY_GAIN = 0.2
+"""The share of the time that compiling saves at most, by what was seen; nothing is tried for less than it pays."""
+LAYER_SECONDS = 12.0
+"""What compiling a layer takes, about: 31 s for the three kinds of ModernBERT's on two slow cores, 20 on others."""
 LEAST_TOKENS, MOST_TOKENS = 1024, 65_536
 """Of a forward pass: below, what a call costs by itself is felt; above, nothing gets faster."""
 TRIED_TOKENS = 2048
-"""Of a forward pass in which attention implementations are compared."""
-ROUNDS = 4
-ROUNDS_SECONDS = 8.0
-"""A comparison that has taken so long has no further round."""
+"""Of a forward pass in which attention implementations are compared, at most."""
+USUAL_TOKENS = {"cpu": 2048, "cuda": 16_384}
+"""Of a forward pass, if no size was tried."""
+LONGEST_PRODUCT = 512
+"""Tokens of a row up to which attention as plain products is the rule on a CPU (docs/measurements/trying.md)."""
 CLEARLY_FASTER = 0.97
 """The share of another time that a time must be below to be preferred: less is noise."""
-COMPILING_SECONDS = 20.0
-"""What compiling takes, about; known only when it is done."""
-LIKELY_GAIN = 0.2
-"""The share of the time that a compiled step saves, about; known only when it is tried."""
-GRAPHS_OF_A_SHAPE = 8
-"""At most: the first layer's and each kind of attention's are their own, with gradients and without."""
-
-Pass = tuple[int, int]
-"""A forward pass: rows of the stream, and the tokens of the pieces that they are cut into."""
+FIRST = 1.5
+"""What the first pass of its kind takes, in passes."""
+FLOPS_A_TOKEN, SLOW = 6, {"cpu": 1e11, "cuda": 1e13}
+"""A token's FLOPs by parameter (Kaplan et al., arXiv 2001.08361), and a slow device's a second: before any pass, these
+say whether one can be afforded."""
 
 
-class Probe:
-    """Forward and backward passes over made-up masked rows, full of random tokens; gradients are gone behind it.
+class Layer(BaseModel):
+    """Seconds: to compile it, and of a pass through it, plain and compiled; or of all layers, of a whole pass."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    seconds: float
+    plain: float
+    compiled: float
+
+
+class Measured(BaseModel):
+    """What was measured of passes of one shape on one machine."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    allowed: float = 0.0
+    """The most seconds that a run has had for trying."""
+    a_row: float = 0.0
+    """Seconds of a row, about."""
+    attention: dict[str, float] = {}
+    """Seconds of a row by implementation."""
+    rows: dict[int, float] = {}
+    """Seconds of a row by rows a pass."""
+    layer: Layer | None = None
+    layers: Layer | None = None
+
+
+@dataclass(frozen=True)
+class Open:
+    """What is to be settled of a step, and what that depends on."""
+
+    attentions: Sequence[str]
+    """Implementations; the model's own, or what the config says, is first."""
+    rows: int
+    """A pass, as the config says; 0 is open."""
+    share: int
+    """Rows of a step, of this process."""
+    may_compile: bool
+    """Whether that is open."""
+    passes: Callable[[int], list[Pass]]
+    """Those that occur with so many rows a pass, ascending."""
+    seconds_left: Callable[[float], float]
+    """What the run has left, if a row takes so many seconds."""
+    rows_left: float | None
+    """The same in rows; None for a budget in minutes."""
+
+
+@dataclass
+class Tuning:
+    """What was chosen, and what trying it has cost."""
+
+    attention: str = ""
+    rows: int = 0
+    compiled: bool = False
+    seconds: float = 0.0
+    """Of trying."""
+    allowed: float = 0.0
+    """Of trying, at most."""
+    compiling: float = 0.0
+    """Seconds of compiling all layers, and of looking whether that is faster."""
+    known: bool = False
+    """Whether what was measured here before was enough."""
+    trials: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By what was tried: `seconds` it took; `before` and `after`, seconds of a row by rule and as chosen."""
+
+    def describe(self) -> str:
+        """In a line."""
+        chosen = f"{self.rows} rows a pass, {'compiled' if self.compiled else 'not compiled'}"
+        if self.known:
+            return f"{chosen}: as measured here before"
+        if not self.trials:
+            return f"{chosen}: by rule, nothing was tried"
+        brought = ", ".join(
+            f"{what}: {trial['seconds']:.1f} s, {1 - trial['after'] / trial['before']:.0%} faster"
+            for what, trial in self.trials.items()
+        )
+        return f"{chosen}: tried in {self.seconds:.1f} s of {self.allowed:.1f} that may be ({brought})"
+
+    def record(self) -> dict[str, Any]:
+        """As it is in `results.json`."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "allowed": round(self.allowed, 3),
+            "compiling": round(self.compiling, 3),
+            "measured_before": self.known,
+            "trials": self.trials,
+        }
+
+
+class Tuner:
+    """Chooses how a step is made.
 
     Args:
-        ids: the token ids that may occur.
-        packing: as the run's.
+        of: all that times depend on, plain data.
+        clock: seconds.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        objective: Objective,
-        accelerator: Accelerator,
-        ids: np.ndarray,
-        length: int,
-        packing: bool,
-    ) -> None:
-        self.model = model
-        self.device = accelerator.device
-        self.length = length
-        self._objective = objective
-        self._accelerator = accelerator
-        self._ids = ids
-        # Not the wrapper of several processes: each tries by itself.
-        self._forward = MaskedLogits(model, packing)
+    def __init__(self, probe: Probe, asked: Open, of: dict[str, Any], clock: Clock = time.perf_counter) -> None:
+        self._probe = probe
+        self._open = asked
+        self._of = of
+        self._clock = clock
+        self._known = _known(of)
+        self._tuning = Tuning()
+        self._began = clock()
 
-    def close(self) -> None:
-        self._forward.close()
-        self.model.zero_grad(set_to_none=True)
+    def choose(self) -> Tuning:
+        """Settle attention, rows and compilation; the model has them then."""
+        known, tuning, before = self._known, self._tuning, self._known.model_copy(deep=True)
+        tries = self._can_begin()
+        if tries and not known.a_row:
+            self._probe.seconds(1)
+            known.a_row = self._probe.seconds(1)
+            self._allow(known.a_row)
+        if tries:
+            self._try_attention()
+        self._use_attention()
+        if tries:
+            self._try_rows()
+        tuning.rows = self._rows()
+        tuning.compiled = self._is_worth_compiling(tries)
+        tuning.seconds = self._clock() - self._began - tuning.compiling
+        tuning.known = bool(known.a_row) and known == before
+        if tries:  # a short run has no time to try what a longer one may
+            known.allowed = max(known.allowed, tuning.allowed)
+        if known != before:
+            remember(KIND, self._of, known.model_dump(mode="json"))
+        return tuning
 
-    def seconds(self, rows: int, length: int | None = None) -> float:
-        """Of one pass over so many rows, whole or in pieces of so many tokens."""
-        batch = with_places(cut_rows(self._rows(rows), length or self.length))
-        self._synchronize()
-        started = time.perf_counter()
-        with self._accelerator.autocast():
-            loss, count, _ = self._objective.loss(self._forward, to_device(batch, self.device))
-        (loss / count).backward()
-        self._synchronize()
-        return time.perf_counter() - started
+    # -- what may be spent -----------------------------------------------------------------------------------------
 
-    def _rows(self, rows: int) -> Batch:
-        random = np.random.default_rng(0)
-        shape = (rows, self.length)
-        full = Rows(
-            input_ids=random.choice(self._ids, shape).astype(np.int64),
-            segment_ids=np.ones(shape, dtype=np.int32),
-            position_ids=np.tile(np.arange(self.length, dtype=np.int64), (rows, 1)),
-            source_ids=np.zeros(shape, dtype=np.int32),
-            index=np.arange(rows, dtype=np.int64),
-            step=0,
+    def _can_begin(self) -> bool:
+        """Whether there is something to try, and time for it."""
+        known, asked, probe = self._known, self._open, self._probe
+        if not (len(asked.attentions) > 1 or not asked.rows or asked.may_compile):
+            return False
+        if known.a_row:
+            self._allow(known.a_row)
+            return self._tuning.allowed > 2 * known.allowed
+        per_row = FLOPS_A_TOKEN * probe.model.num_parameters() * probe.length / SLOW[_kind(probe)]
+        self._allow(per_row)
+        first = 2 * FIRST * 2  # two passes of a row, and as much again for a trial
+        if asked.rows_left is not None:
+            return first <= SHARE * asked.rows_left
+        return first * per_row <= self._tuning.allowed
+
+    def _allow(self, a_row: float) -> None:
+        self._tuning.allowed = SHARE * max(self._open.seconds_left(a_row), 0.0)
+
+    def _left(self) -> float:
+        """Seconds that may still be spent on trying."""
+        return self._tuning.allowed - (self._clock() - self._began)
+
+    def _note(self, what: str, began: float, before: float, after: float, **more: Any) -> None:
+        """What a trial has cost, and what it has brought."""
+        seconds = round(self._clock() - began, 3)
+        self._tuning.trials[what] = {"seconds": seconds, "before": before, "after": after, **more}
+
+    # -- attention -------------------------------------------------------------------------------------------------
+
+    def _try_attention(self) -> None:
+        known, names = self._known, self._open.attentions
+        if len(names) < 2 or set(names) <= known.attention.keys():
+            return
+        began, row = self._clock(), known.a_row
+        # Each in two passes, the first of which is slower, in half of the time.
+        cost = len(names) * (1 + FIRST) * row
+        rows = min(int(self._left() / 2 / cost), TRIED_TOKENS // self._probe.length or 1, self._open.share)
+        if rows < 1:
+            return
+
+        def trial(name: str) -> float:
+            self._probe.model.set_attn_implementation(name)
+            return self._probe.seconds(rows) / rows
+
+        times = compare([functools.partial(trial, name) for name in names], self._left() / 2, self._clock)
+        known.attention = dict(zip(names, times, strict=True))
+        known.a_row = min(times)
+        self._allow(known.a_row)
+        chosen = min(known.attention, key=known.attention.__getitem__)
+        self._note("attention", began, known.attention[self._usual_attention()], min(times), chosen=chosen)
+
+    def _use_attention(self) -> None:
+        names, times = self._open.attentions, self._known.attention
+        if len(names) > 1:
+            is_known = set(names) <= times.keys()
+            chosen = min(names, key=times.__getitem__) if is_known else self._usual_attention()
+            self._probe.model.set_attn_implementation(chosen)
+        self._tuning.attention = self._probe.model.config._attn_implementation
+
+    def _usual_attention(self) -> str:
+        names = self._open.attentions
+        short = self._probe.length <= LONGEST_PRODUCT
+        return PRODUCT if PRODUCT in names and short else names[0]
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def _try_rows(self) -> None:
+        """Time sizes, from the usual one outwards, as far as there is time. A size that memory has no room for is left
+        out, and all above."""
+        known, asked = self._known, self._open
+        sizes = candidate_rows(asked.share, self._probe.length)
+        if asked.rows or len(sizes) < 2 or len(known.rows) > 1:
+            return
+        began, usual = self._clock(), usual_rows(sizes, self._probe.length, _kind(self._probe))
+        seconds, fitting, cost = self._left(), [], 0.0
+        for rows in sorted(sizes, key=lambda rows: abs(rows.bit_length() - usual.bit_length())):
+            # The passes before this one are made once more.
+            cost += (1 + FIRST) * rows * known.a_row
+            if cost > min(seconds, ROUNDS_SECONDS):
+                break
+            fitting.append(rows)
+        fitting.sort()
+        if _kind(self._probe) == "cuda":
+            fitting = list(itertools.takewhile(functools.partial(has_room, self._probe), fitting))
+        if len(fitting) < 2:
+            return
+
+        def trial(rows: int) -> float:
+            return self._probe.seconds(rows) / rows
+
+        times = compare([functools.partial(trial, rows) for rows in fitting], self._left(), self._clock)
+        known.rows = dict(zip(fitting, times, strict=True))
+        known.a_row = min(times)
+        self._allow(known.a_row)
+        before = known.rows.get(usual, max(times))
+        self._note("rows", began, before, known.rows[self._rows()], chosen=self._rows())
+
+    def _rows(self) -> int:
+        """The rows per forward pass that take the least time a row; of those, the most."""
+        asked, times = self._open, self._known.rows
+        if asked.rows:
+            return min(asked.rows, asked.share)
+        if len(times) > 1:
+            enough = min(times.values()) / CLEARLY_FASTER
+            return min(max(rows for rows, seconds in times.items() if seconds <= enough), asked.share)
+        rows = usual_rows(candidate_rows(asked.share, self._probe.length), self._probe.length, _kind(self._probe))
+        while _kind(self._probe) == "cuda" and rows > 1 and not has_room(self._probe, rows):
+            rows //= 2
+        return rows
+
+    # -- compilation -----------------------------------------------------------------------------------------------
+
+    def _is_worth_compiling(self, tries: bool) -> bool:
+        """Compile if that is paid back several times over, as one layer alone or an earlier run has shown."""
+        known, probe, rows = self._known, self._probe, self._tuning.rows
+        layers = repeated_layers(probe.model)
+        if not (self._open.may_compile and layers and known.a_row):
+            return False
+        passes = self._open.passes(rows)
+        left = self._open.seconds_left(known.a_row)
+        count = left / (known.a_row * passes[-1][0])
+        if known.layers:
+            saved, cost = (known.layers.plain - known.layers.compiled) * count, known.layers.seconds
+        else:
+            kinds = min(KINDS, len(layers)) * len(passes)
+            a_layer = known.layer.seconds if known.layer else LAYER_SECONDS
+            if LIKELY_GAIN * left < PAYBACK * a_layer * kinds:
+                return False
+            if not known.layer and not (tries and self._left() > LAYER_SECONDS and self._try_layer(passes[-1])):
+                return False
+            assert known.layer is not None
+            saved = (known.layer.plain - known.layer.compiled) * len(layers) * count
+            cost = known.layer.seconds * kinds
+        return saved >= PAYBACK * cost and self._compile(passes)
+
+    def _try_layer(self, tried: Pass) -> bool:
+        began = self._clock()
+        found = try_layer(self._probe, tried, self._left() - LAYER_SECONDS)
+        if found is None:
+            return False
+        self._known.layer = layer = Layer(seconds=found[0], plain=found[1], compiled=found[2])
+        self._note("compile one layer", began, layer.plain / tried[0], layer.compiled / tried[0])
+        telemetry.say(
+            f"torch.compile: one layer took {layer.seconds:.0f} s; a pass through it takes {layer.compiled * 1e3:.1f} "
+            f"ms, {layer.plain * 1e3:.1f} without it"
         )
-        masked = self._objective.corrupt(full, RowRandom(0))
-        return {name: torch.from_numpy(array) for name, array in masked.items()}
+        return True
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _compile(self, passes: Sequence[Pass]) -> bool:
+        known, began = self._known, self._clock()
+        took = compile_layers(self._probe, passes)
+        if took is not None and known.layers is None:
+            plain, compiled = compare_compiled(self._probe, passes[-1])
+            known.layers = Layer(seconds=took, plain=plain, compiled=compiled)
+        self._tuning.compiling = self._clock() - began
+        if took is None or known.layers is None:
+            return False
+        faster = known.layers.compiled < CLEARLY_FASTER * known.layers.plain
+        rows = passes[-1][0]
+        self._note("compile", began, known.layers.plain / rows, known.layers.compiled / rows, chosen=faster)
+        if not faster:
+            forget_compiled(self._probe.model)
+        return faster
 
 
-def compare(trials: Sequence[Callable[[], float]]) -> list[float]:
-    """The least seconds that each trial takes in several rounds, in turn: what else the machine does, it does to all.
-    Each is tried once before."""
-    for trial in trials:
-        trial()
-    began, times = time.perf_counter(), [[trial() for trial in trials]]
-    while len(times) < ROUNDS and time.perf_counter() - began < ROUNDS_SECONDS:
-        times.append([trial() for trial in trials])
-    return [min(each) for each in zip(*times, strict=True)]
-
-
-def fastest_attention(probe: Probe, candidates: Sequence[str], share: int) -> str:
-    """Of the attention implementations that give the same logits, the one that takes the least time; it is set."""
-    rows = min(share, max(TRIED_TOKENS // probe.length, 1))
-
-    def trial(name: str) -> float:
-        probe.model.set_attn_implementation(name)
-        return probe.seconds(rows)
-
-    if len(candidates) > 1:
-        times = compare([functools.partial(trial, name) for name in candidates])
-        probe.model.set_attn_implementation(candidates[times.index(min(times))])
-    return probe.model.config._attn_implementation
+def has_room(probe: Probe, rows: int) -> bool:
+    """Whether memory has room for a pass over so many rows."""
+    try:
+        probe.seconds(rows)
+    except torch.OutOfMemoryError:
+        probe.model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return False
+    return True
 
 
 def candidate_rows(share: int, length: int) -> list[int]:
@@ -141,116 +374,17 @@ def candidate_rows(share: int, length: int) -> list[int]:
     return [*tried, share] if share * length <= MOST_TOKENS else tried or [1]
 
 
-def fastest_rows(probe: Probe, share: int) -> int:
-    """The rows per forward pass that take the least time a row; of those, the most. Sizes that memory has no room for
-    are left out, and such as take too long to be tried."""
-    fitting: list[int] = []
-    candidates = candidate_rows(share, probe.length)
-    for rows in candidates if len(candidates) > 1 else []:
-        try:
-            seconds = probe.seconds(rows)
-        except torch.OutOfMemoryError:
-            probe.model.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            break
-        fitting.append(rows)
-        if seconds > ROUNDS_SECONDS / 2:
-            break
-    if len(fitting) < 2:
-        return (fitting or candidates)[0]
-
-    def trial(rows: int) -> float:
-        return probe.seconds(rows) / rows
-
-    times = compare([functools.partial(trial, rows) for rows in fitting])
-    enough = min(times) / CLEARLY_FASTER
-    return max(rows for rows, seconds in zip(fitting, times, strict=True) if seconds <= enough)
+def usual_rows(sizes: Sequence[int], length: int, kind: str) -> int:
+    """The size that is taken if none was tried: the largest of a usual number of tokens, else the smallest."""
+    return max((rows for rows in sizes if rows * length <= USUAL_TOKENS[kind]), default=sizes[0])
 
 
-def is_worth_compiling(probe: Probe, passes: Sequence[Pass], seconds_left: float) -> bool:
-    """Compile, where the run is long enough for that to pay, and see whether it is faster.
-
-    Args:
-        passes: those that occur, ascending; the last is compared.
-        seconds_left: what the run has left, if it goes on uncompiled.
-    """
-    if LIKELY_GAIN * seconds_left < len(passes) * COMPILING_SECONDS or not compile_layers(probe, passes):
-        return False
-
-    def plain_pass() -> float:
-        with torch.compiler.set_stance("force_eager"):
-            return probe.seconds(*passes[-1])
-
-    plain, compiled = compare([plain_pass, lambda: probe.seconds(*passes[-1])])
-    faster = compiled < CLEARLY_FASTER * plain
-    telemetry.say(
-        f"torch.compile: a pass takes {compiled:.3f} s, {plain:.3f} s without it; it is {'on' if faster else 'off'}"
-    )
-    if not faster:
-        _forget_compiled(probe.model)
-    return faster
+def _kind(probe: Probe) -> str:
+    return "cuda" if probe.device.type == "cuda" else "cpu"
 
 
-def compile_layers(probe: Probe, passes: Sequence[Pass]) -> bool:
-    """Have the encoder's layers compiled, each by itself: they are alike, so that most of them cost nothing more.
-
-    What is around them (embeddings, head, loss) is small, and its shapes change with the number of masked tokens.
-
-    Args:
-        passes: those that occur: shapes are static, and each has graphs of its own.
-
-    Returns:
-        Whether that went well; else a line says why not.
-    """
-    started = time.perf_counter()
+def _known(of: dict[str, Any]) -> Measured:
     try:
-        # Layers of one class share the limit; each shape takes some three graphs of it.
-        with _quiet(), torch._dynamo.config.patch(recompile_limit=GRAPHS_OF_A_SHAPE * len(passes)):
-            for layer in repeated_layers(probe.model):
-                layer.compile(dynamic=False)
-            for each in passes:
-                probe.seconds(*each)
-                probe.seconds(*each)  # with gradients to add to
-    except Exception as error:  # no C++ compiler, an unsupported operation: many classes
-        _forget_compiled(probe.model)
-        telemetry.warn(f"torch.compile: failed, the run goes on without it: {first_line(error)}")
-        return False
-    telemetry.say(f"torch.compile: took {time.perf_counter() - started:.0f} s")
-    return True
-
-
-def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of the encoder: what stands in the outermost lists of modules of one class."""
-    layers: list[nn.Module] = []
-    for child in model.children():
-        if isinstance(child, nn.ModuleList) and len({type(layer) for layer in child}) == 1:
-            layers += child
-        else:
-            layers += repeated_layers(child)
-    return layers
-
-
-def _forget_compiled(model: nn.Module) -> None:
-    for layer in repeated_layers(model):
-        layer._compiled_call_impl = None
-
-
-@contextlib.contextmanager
-def never_recompiled() -> Iterator[None]:
-    """Batches of other shapes than those that were compiled for go through the plain layers."""
-    with torch.compiler.set_stance("eager_on_recompile"):
-        yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The compiler's own warnings are for its developers."""
-    logger = logging.getLogger("torch._inductor")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+        return Measured(**recall(KIND, of))
+    except ValidationError:
+        return Measured()
