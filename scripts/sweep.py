@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from figures.common import fresh
+from figures.budget import Budget
+from figures.reference import reference
+from figures.session import fresh
+from figures.setting import Bench, open_work
 from figures.time_to_loss import our_loss
-from figures.trainer import reference_config, train_tokenizer
 
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.io.cache import cache_folder
 
 
 def main() -> None:
@@ -67,11 +70,12 @@ def sweep(settings: list[str], minutes: float, seeds: list[int], data: Path | No
     """Make the runs that are not in `out` yet."""
     done = {json.dumps(run["settings"], sort_keys=True) + str(run["seed"]) + str(run["minutes"]) for run in read(out)}
     with tempfile.TemporaryDirectory() as folder:
-        train_tokenizer(reference_config(Path(folder), data))
+        bench = Bench(Budget(0), Path(folder), open_work(cache_folder() / "bench"))
+        common, _ = reference(bench, data)
         for seed, chosen in itertools.product(seeds, combinations(settings)):
             if json.dumps(chosen, sort_keys=True) + str(seed) + str(minutes) in done:
                 continue
-            config = with_settings(reference_config(Path(folder), data), {**chosen, "run.seed": seed})
+            config = with_settings(common, {**chosen, "run.seed": seed})
             with tempfile.TemporaryDirectory() as run:
                 result = fresh(our_loss, config, 60 * minutes, Path(run))
             line = {"settings": chosen, "seed": seed, "minutes": minutes, **result}

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
-from mlm_pretrain.errors import UserError
+from figures.session import Rounds
 
-WARMUP_STEPS = 5
-"""Steps that the stopwatch leaves out."""
+WARMUP_STEPS = 2
+"""Steps before the first that is timed: the first allocates and compiles, the second has an optimizer's state."""
+RESUME_STEPS = 17 if torch.cuda.is_available() else 1
+"""Steps after a pause that aren't timed: beside a GPU, loader workers have filled their queues meanwhile."""
 
 
 class Clock(Protocol):
@@ -24,44 +26,58 @@ class Clock(Protocol):
         """Whether no further step is wanted."""
 
 
-@dataclass
-class Stopwatch:
-    """Real tokens a second over so many seconds, counted from the end of the warm-up steps."""
+@dataclass(frozen=True)
+class Speed:
+    """Of a loop, in one round."""
 
-    seconds: float
-    steps: int = 0
-    began: float = 0.0
-    ended: float = 0.0
-    tokens: Any = 0
-    _current: Any = 0
+    tokens_per_second: float
+    """Real tokens."""
+    step_seconds: float
+    facts: dict[str, Any]
+    """What the loop says of itself."""
+
+
+class Stopwatch:
+    """Times a loop in rounds; between them, the loop waits within `tick`.
+
+    The first result comes after the warm-up steps and one step more; it says how long steps are, roughly.
+
+    Args:
+        facts: go with every result.
+    """
+
+    def __init__(self, rounds: Rounds, **facts: Any) -> None:
+        self._rounds = rounds
+        self._facts = facts
+        self._seconds: float | None = 0.0
+        self._left_out = WARMUP_STEPS
+        self._began: float | None = None
+        self._steps = 0
+        self._tokens: Any = 0
 
     def tick(self, tokens: Any) -> None:
-        self.steps += 1
-        if self.ended:
+        if self._seconds is None:
             return
-        if self.steps == WARMUP_STEPS + 1:
-            self.began = _now()
-        elif self.steps > WARMUP_STEPS + 1:
-            self.tokens += self._current
-            if time.perf_counter() - self.began >= self.seconds:
-                self.ended = _now()
-        self._current = tokens
+        if self._began is not None and self._steps and time.perf_counter() - self._began >= self._seconds:
+            self._end_round()
+        if self._left_out:
+            self._left_out -= 1
+            return
+        if self._began is None:
+            self._began = _now()
+        self._steps += 1
+        self._tokens += tokens
+
+    def _end_round(self) -> None:
+        assert self._began is not None
+        seconds = _now() - self._began
+        speed = Speed(float(self._tokens) / seconds, seconds / self._steps, self._facts)
+        self._seconds = self._rounds.next(speed)
+        self._left_out = RESUME_STEPS
+        self._began, self._steps, self._tokens = None, 0, 0
 
     def is_over(self) -> bool:
-        return bool(self.ended)
-
-    @property
-    def timed_steps(self) -> int:
-        return max(self.steps - WARMUP_STEPS - 1, 0)
-
-    def tokens_per_second(self) -> float:
-        """
-        Raises:
-            UserError: the loop ended before the time was over.
-        """
-        if not self.ended:
-            raise UserError(f"the text or the steps were at their end after {self.steps} steps; give more --data")
-        return float(self.tokens) / (self.ended - self.began)
+        return self._seconds is None
 
 
 @dataclass

@@ -1,25 +1,21 @@
-"""What the figures share: text, tokenizers, streams of batches, and processes of their own to measure in."""
+"""What the figures share: text, tokenizers and streams of batches."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import hashlib
 import json
-import multiprocessing
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from mlm_pretrain import telemetry
+from figures.session import fresh
+from figures.setting import Bench
 from mlm_pretrain.config import Config, SourceConfig, TokenizerConfig
 from mlm_pretrain.config_file import make_config
 from mlm_pretrain.errors import UserError
@@ -139,10 +135,16 @@ def one_epoch(path: Path) -> dict[str, Any]:
     return {"source": "files", "path": str(path), "max_epochs": 1}
 
 
-def make_tokenizer(texts: list[str], folder: Path, vocab_size: int = 16384) -> Path:
-    """Train a tokenizer on 10 MB of the texts, in a process of its own: it would leave threads behind."""
-    fresh(_train, repeated(texts, 10_000_000), folder, vocab_size)
-    return folder
+def make_tokenizer(bench: Bench, texts: list[str], vocab_size: int = 16384) -> Path:
+    """The folder of a tokenizer that is trained on 10 MB of the texts."""
+    chosen = repeated(texts, 10_000_000)
+    digest = hashlib.sha256("\0".join(chosen).encode("utf-8", "surrogatepass")).hexdigest()
+    # In a process of its own: it would leave threads behind.
+    return bench.kept(
+        "vocabulary",
+        {"texts": digest, "vocab_size": vocab_size},
+        lambda folder: fresh(_train, chosen, folder, vocab_size),
+    )
 
 
 def _train(texts: list[str], folder: Path, vocab_size: int) -> None:
@@ -173,76 +175,6 @@ def bare_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     return tokenizer.backend_tokenizer
 
 
-# -- processes ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Measured:
-    """What a function returned, and the memory that it took."""
-
-    result: Any
-    peak_bytes: int
-    """The sum, over the process and those below it, of the most that each had resident; shared pages count in each."""
-
-
-def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of a module in a new process that has imported the libraries and done nothing else."""
-    return measured(function, *arguments).result
-
-
-def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
-    """As `fresh`, with the peak of memory.
-
-    Raises:
-        UserError: the function raised one.
-        RuntimeError: the function failed in another way (its traceback stands above), or its process was killed.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "datasets", "tokenizers", "pyarrow.parquet"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_call, args=(sender, function, arguments))
-    process.start()
-    sender.close()
-    peaks: dict[int, int] = {}
-    done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process.pid, peaks, done))
-    watcher.start()
-    try:
-        result, error = receiver.recv()
-    except EOFError:
-        raise RuntimeError(f"{function.__qualname__} failed in its process") from None
-    finally:
-        done.set()
-        watcher.join()
-        process.join()
-    if error is not None:
-        raise UserError(error)
-    return Measured(result, sum(peaks.values()))
-
-
 def run_stage(stage: Callable[[Config], Any], config: Config) -> None:
-    """Run a stage without what it prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        stage(config)
-
-
-def _call(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    telemetry.quiet_libraries()
-    try:
-        sender.send((function(*arguments), None))
-    except UserError as error:
-        sender.send((None, str(error)))
-
-
-def _watch(root: int, peaks: dict[int, int], done: threading.Event) -> None:
-    """Note each process's highest resident set, which the kernel keeps; looking often is only for those that end."""
-    process = psutil.Process(root)
-    while not done.wait(0.1):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for each in [process, *process.children(recursive=True)]:
-                # It may have ended meanwhile.
-                with contextlib.suppress(OSError):
-                    status = Path(f"/proc/{each.pid}/status").read_text(encoding="utf-8")
-                    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-                    if found:
-                        peaks[each.pid] = int(found[1]) * 1024
+    """Run a stage, in a process of its own (`fresh`)."""
+    stage(config)

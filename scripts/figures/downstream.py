@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from figures.common import fresh
-from figures.labelled import labelled_sets, text_of
+from figures.finetune import HELD_OUT
+from figures.labelled import mean_and_std, sets_of, text_of, with_seed
+from figures.reference import reference
+from figures.session import fresh
+from figures.setting import Bench
 from figures.time_to_loss import OURS, our_loss, train_peer, training_rows
-from figures.trainer import reference_config, train_tokenizer
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.finetune import finetune as train
 
-TRAIN_EXAMPLES = 4000
-"""At most, of each set; a thousand sentences teach a small encoder no rare entities."""
+EXAMPLES = (400, 4000)
+"""As in `labelled`; more, because a thousand sentences teach a small encoder no rare entities."""
+SHARE = 0.25
+"""Of the time that is left after preparation, for each encoder."""
 
 
-def downstream(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
-    """Scores of tasks after the same minutes of pretraining: ours as we recommend it, and the tuned `Trainer`'s.
+def downstream(bench: Bench) -> dict[str, float]:
+    """Scores of tasks after the same seconds of pretraining: ours as we recommend it, and the tuned `Trainer`'s.
 
-    Both encoders are trained for --minutes as in `time_to_loss`, on the documentation strings, or on the files in the
-    folder `text` of --data; the other folders there are the labelled sets, as in `finetune`. Every task is then
-    fine-tuned from both encoders by our own loop, with the same recipe, 4,000 examples at most, and three seeds.
-    ours_loss and trainer_loss are as in `time_to_loss`; for each set, ours and trainer are the means over the seeds of
+    Both encoders are trained for seconds_each, a quarter of the time, as in `time_to_loss`, on the documentation
+    strings, or on the files in the folder `text` of --data; the other folders there are the labelled sets, as in
+    `finetune`. Every task is then fine-tuned from both encoders by our own loop, with the same recipe, a seed
+    each round, on 400 examples for each whole minute of the time, shared by the sets, of each set 4,000 at most.
+    ours_loss and trainer_loss are as in `time_to_loss`; for each set, ours and trainer are the means over the rounds of
     accuracy or entity-level F1 on test, ours_std and trainer_std the standard deviations.
     """
-    text = text_of(data)
-    tasks = [task.model_copy(update={"max_train_samples": TRAIN_EXAMPLES}) for task in labelled_sets(data)]
-    config = reference_config(folder, text, **OURS)
-    rows = training_rows(config, train_tokenizer(config), text)
-    encoders = {"ours": RunDirectory(folder / "ours").model, "trainer": folder / "trainer"}
-    figures = {"ours_loss": fresh(our_loss, config, 60 * minutes, folder / "ours")["loss"]}
-    figures["trainer_loss"] = train_peer(config, rows, 60 * minutes, folder / "trainer")["loss"]
+    text = text_of(bench.data)
+    tasks = sets_of(bench, EXAMPLES)
+    config, _ = reference(bench, text, **OURS)
+    with bench.budget.spending("preparing: rows"):
+        rows = training_rows(config, text)
+    seconds = SHARE * bench.budget.left()
+    encoders = {"ours": RunDirectory(bench.folder / "ours").model, "trainer": bench.folder / "trainer"}
+    with bench.budget.spending("pretraining: ours"):
+        figures = {"ours_loss": fresh(our_loss, config, seconds, bench.folder / "ours")["loss"]}
+    figures["trainer_loss"] = train_peer(bench, config, rows, seconds, bench.folder / "trainer")["loss"]
+    figures["seconds_each"] = seconds
     telemetry.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    for task in tasks:
-        for side, encoder in encoders.items():
-            score, deviation = fresh(_score, task, encoder, folder / "tasks" / f"{task.name}-{side}")
-            telemetry.say(f"{task.name}, {side}: {score:.4g} ± {deviation:.2g}")
-            figures |= {f"{task.name}.{side}": score, f"{task.name}.{side}_std": deviation}
+    systems: dict[str, Callable[[int], float]] = {
+        f"{task.name}.{side}": partial(_score, bench, task, encoder)
+        for task in tasks
+        for side, encoder in encoders.items()
+    }
+    for name, scores in bench.budget.in_turn(systems).items():
+        figures |= mean_and_std(name, scores)
     return figures
 
 
-def _score(task: TaskConfig, encoder: Path, out: Path) -> tuple[float, float]:
-    figures = train(task, encoder, out, held_out_fraction=0.03)
-    return figures["pretrained"], figures["pretrained_std"]
+def _score(bench: Bench, task: TaskConfig, encoder: Path, number: int) -> float:
+    return fresh(_train, with_seed(task, number), encoder, bench.folder / "tasks" / task.name)
+
+
+def _train(task: TaskConfig, encoder: Path, out: Path) -> float:
+    return train(task, encoder, out, held_out_fraction=HELD_OUT)["pretrained"]

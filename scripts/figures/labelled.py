@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
-from figures.common import fresh, run_stage
-from figures.trainer import reference_config, train_tokenizer
-from mlm_pretrain import stages
+from figures.reference import our_training, reference
+from figures.session import fresh
+from figures.setting import Bench
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
@@ -18,18 +19,18 @@ BRIEF: dict[str, dict[str, Any]] = {
 }
 """How the encoder is pretrained, for a minute; AdamW and the default schedule weren't compared with it on so few steps
 (configs/RECIPES.md)."""
-TRAIN_EXAMPLES = 1000
-"""At most, of each set."""
+ENCODER_SECONDS = 15
+"""Of its pretraining, for each whole minute of the figure's time."""
+EXAMPLES = (400, 1000)
+"""To train on: of all sets together, for each whole minute of the figure's time; and of each set at most."""
 TEST_EXAMPLES = 1000
-SEEDS = (0, 1, 2)
 RECIPE: dict[str, Any] = {
     "num_train_epochs": 3,
     "learning_rate": 3e-4,
     "per_device_train_batch_size": 16,
     "warmup_steps": 0.1,
-    "max_train_samples": TRAIN_EXAMPLES,
     "max_eval_samples": TEST_EXAMPLES,
-    "seeds": list(SEEDS),
+    "seeds": [0],
 }
 """For both sides."""
 ENDINGS = {".jsonl": "classification", ".conll": "ner"}
@@ -40,13 +41,35 @@ def text_of(data: Path | None) -> Path | None:
     return data / "text" if data is not None and (data / "text").is_dir() else None
 
 
-def encoder(folder: Path, minutes: float) -> Path:
-    """Pretrain the reference model on the documentation strings for so many minutes; its folder."""
-    training = {**BRIEF["training"], "budget": {"minutes": minutes}}
-    config = reference_config(folder, None, **{**BRIEF, "training": training})
-    train_tokenizer(config)
-    fresh(run_stage, stages.pretrain, config)
-    return RunDirectory.of(config).model
+def encoder(bench: Bench) -> Path:
+    """The reference model, pretrained on the documentation strings; its folder."""
+    config, _ = reference(bench, None, **BRIEF)
+    seconds = ENCODER_SECONDS * bench.minutes
+
+    def make(folder: Path) -> None:
+        fresh(our_training, config, seconds, folder)
+
+    depends = {"seconds": seconds, "config": config.model_dump(mode="json", exclude={"run"})}
+    return RunDirectory(bench.kept("encoder", depends, make)).model
+
+
+def sets_of(bench: Bench, examples: tuple[int, int] = EXAMPLES) -> list[TaskConfig]:
+    """The labelled sets, each with as many examples to train on as suit the time, at most."""
+    tasks = labelled_sets(bench.data)
+    in_a_minute, most = examples
+    share = min(in_a_minute * bench.minutes // len(tasks), most)
+    return [task.model_copy(update={"max_train_samples": share}) for task in tasks]
+
+
+def with_seed(task: TaskConfig, number: int) -> TaskConfig:
+    """For a round: a seed of its own."""
+    return task.model_copy(update={"seeds": [number]})
+
+
+def mean_and_std(name: str, scores: list[float]) -> dict[str, float]:
+    """The mean over the rounds, and the standard deviation where there is more than one."""
+    deviation = {f"{name}_std": statistics.stdev(scores)} if len(scores) > 1 else {}
+    return {name: statistics.fmean(scores), **deviation}
 
 
 def labelled_sets(data: Path | None) -> list[TaskConfig]:

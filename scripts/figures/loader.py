@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from transformers import DataCollatorForLanguageModeling
 from figures.common import (
     bare_tokenizer,
     bench_config,
-    fresh,
     load,
     make_tokenizer,
     one_epoch,
@@ -27,51 +26,56 @@ from figures.common import (
     text_tokens,
     write_jsonl,
 )
+from figures.loops import median_ratio
+from figures.session import fresh
+from figures.setting import Bench
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config
 
-MEGABYTES_PER_MINUTE = 12
-ROUNDS = 3
+MEGABYTES = 6
+"""For each whole minute."""
 PREPARED_EPOCHS = 10
 WORKERS = (0, 1, 2)
 RECIPES = ((1, 0), (1, 2), (2, 0), (2, 2))
 """(`num_proc` of `map`, `num_workers` of the `DataLoader`)."""
 
 
-def loader(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def loader(bench: Bench) -> dict[str, float]:
     """Tokens a second from raw text to masked batches: ours against `tokenizers` alone and the run_mlm.py recipe.
 
-    Every system goes once through the same JSON-lines file (12 MB of documents a minute), on all cores, each time in
-    a new process, and gives rows of 512 tokens, 64 a batch; the clock runs from opening the text to the last batch.
-    A system's tokens are those of the text, without the special tokens round each document, so that all have the
-    same number.
+    Every system goes once through the same JSON-lines file (6 MB of documents for each whole minute), on all cores,
+    each time in a new process, and gives rows of 512 tokens, 64 a batch; the clock runs from opening the text to the
+    last batch. A system's tokens are those of the text, without the special tokens round each document, so that all
+    have the same number.
     tokenizers: `Tokenizer.encode_batch_fast` on 1,000 documents at a time that are in memory already, its threads on;
     nothing is read, packed or masked. map: `load_dataset`, `map` of the tokenizer and of `group_texts` (caches cold),
     a shuffling `DataLoader` with `DataCollatorForLanguageModeling`. prepared: ours on shards that `prepare` has
     written, ten times through, in one process without workers on one thread.
     The numbers of processes (ours: 0, 1 or 2 workers; map: `num_proc` 1 or 2, 0 or 2 workers) are each side's best
-    in a first round that doesn't count; then three rounds in turn, of which the medians.
+    in a first round that doesn't count; then rounds in turn, of which the medians, and ratios of the same round.
     """
-    texts = repeated(read_texts(data), int(minutes * MEGABYTES_PER_MINUTE * 1_000_000))
-    file = write_jsonl(texts, folder / "documents.jsonl")
-    tokenizer = make_tokenizer(texts, folder / "tokenizer")
+    folder, budget = bench.folder, bench.budget
+    texts = read_texts(bench.data)
+    tokenizer = make_tokenizer(bench, texts)
+    file = write_jsonl(repeated(texts, MEGABYTES * 1_000_000 * bench.minutes), folder / "documents.jsonl")
     config = bench_config(folder, [one_epoch(file)], tokenizer={"path": str(tokenizer)})
     tokens, _ = fresh(_tokenizers, file, tokenizer)
-    workers = min(WORKERS, key=lambda number: fresh(_ours, config, tokenizer, number, tokens))
-    recipe = min(RECIPES, key=lambda numbers: fresh(_map_recipe, file, tokenizer, folder, *numbers))
-    fresh(run_stage, stages.prepare, config)
+    with budget.spending("finding the best number of processes: ours"):
+        workers = min(WORKERS, key=lambda number: fresh(_ours, config, tokenizer, number, tokens))
+    with budget.spending("finding the best number of processes: map"):
+        recipe = min(RECIPES, key=lambda numbers: fresh(_map_recipe, file, tokenizer, folder, *numbers))
+    with budget.spending("prepare"):
+        fresh(run_stage, stages.prepare, config)
     epochs = {**one_epoch(file), "max_epochs": PREPARED_EPOCHS}
     prepared = bench_config(folder, [epochs], tokenizer={"path": str(tokenizer)}, stream={"prepared": True})
-    systems: dict[str, Callable[[], float]] = {
-        "ours": lambda: fresh(_ours, config, tokenizer, workers, tokens),
-        "tokenizers": lambda: fresh(_tokenizers, file, tokenizer)[1],
-        "map": lambda: fresh(_map_recipe, file, tokenizer, folder, *recipe),
-        "prepared": lambda: fresh(_ours, prepared, tokenizer, 0, PREPARED_EPOCHS * tokens, 1) / PREPARED_EPOCHS,
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in systems}
-    for _ in range(ROUNDS):
-        for name, system in systems.items():
-            seconds[name].append(system())
+    seconds = budget.in_turn(
+        {
+            "ours": lambda _: fresh(_ours, config, tokenizer, workers, tokens),
+            "tokenizers": lambda _: fresh(_tokenizers, file, tokenizer)[1],
+            "map": lambda _: fresh(_map_recipe, file, tokenizer, folder, *recipe),
+            "prepared": lambda _: fresh(_ours, prepared, tokenizer, 0, PREPARED_EPOCHS * tokens, 1) / PREPARED_EPOCHS,
+        }
+    )
     return _figures(seconds, tokens) | {
         "tokens": float(tokens),
         "num_workers": float(workers),
@@ -86,11 +90,8 @@ def _figures(seconds: dict[str, list[float]], tokens: int) -> dict[str, float]:
         names.get(system, f"{system}_tokens_per_s"): tokens / statistics.median(values)
         for system, values in seconds.items()
     }
-    # A ratio of the same round: what else the machine did, it did to both.
     ratios = {
-        f"ratio_{peer}": statistics.median(
-            theirs / ours for ours, theirs in zip(seconds["ours"], seconds[peer], strict=True)
-        )
+        f"ratio_{peer}": median_ratio(seconds[peer], seconds["ours"])  # of seconds, so the other way round
         for peer in ("tokenizers", "map")
     }
     return speeds | ratios
@@ -122,8 +123,6 @@ def _tokenizers(file: Path, tokenizer_folder: Path) -> tuple[int, float]:
 
 def _map_recipe(file: Path, tokenizer_folder: Path, folder: Path, num_proc: int, workers: int) -> float:
     """Seconds of one epoch as transformers' examples/pytorch/language-modeling/run_mlm.py makes it."""
-    import tempfile
-
     tokenizer = load(tokenizer_folder)
     length = 512
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-import torch
-
-from figures.common import fresh, load
-from figures.trainer import OurSpeed, our_speed, precision_here, reference_config, train_tokenizer
+from figures.common import load
+from figures.reference import our_speed, precision_here, reference
+from figures.session import Session, fresh
+from figures.setting import Bench, device_here
 from mlm_pretrain.config import Config
 from mlm_pretrain.models.build import make_model_config
 from mlm_pretrain.models.flops import count_flops, meta_model
 from mlm_pretrain.training.device import fastest_matmul
 from mlm_pretrain.training.machine import DTYPES
 
-ROUNDS = 3
 
-
-def mfu(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def mfu(bench: Bench) -> dict[str, float]:
     """Model FLOPs utilisation of our loop: its FLOP/s by that of the fastest matrix product (PaLM, arXiv 2204.02311).
 
     mfu = real tokens a second × FLOPs per token ÷ FLOP/s of the fastest of a fixed list of matrix products (squares and
@@ -26,28 +24,31 @@ def mfu(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
     Reference setting as in `throughput`, our defaults with AdamW. FLOPs per token are those of
     `mlm_pretrain/models/flops.py`: the matrix products of forward and backward, attention over whole rows, the head at
     masked positions only; nothing for what is computed twice, for padding, or for the optimizer.
-    Products before, between and after three runs, all in new processes: the median of the speeds, the fastest product.
-    The clock leaves out each run's first five steps, and what comes before them: that and the products take some
-    three minutes more than --minutes.
+    Products and training in turn, in rounds: the median of the speeds, the fastest product. The clock as in
+    `throughput`.
     """
-    config = reference_config(folder, data)
-    tokenizer = train_tokenizer(config)
+    config, tokenizer = reference(bench, bench.data)
     flops = fresh(flops_per_token, config, tokenizer)
     precision = precision_here(config)
-    speeds: list[OurSpeed] = []
-    rates = [fresh(_rate, precision)]
-    for _ in range(ROUNDS):
-        speeds.append(fresh(our_speed, config, tokenizer, 60 * minutes / ROUNDS))
-        rates.append(fresh(_rate, precision))
-    best = max(rates)
-    tokens = statistics.median(speed.tokens_per_second for speed in speeds)
+    with bench.budget.spending("starting, compiling: ours"):
+        ours = Session(our_speed, config, tokenizer)
+    with ours:
+        seconds = bench.budget.window(1, ours.first.step_seconds)
+        found = bench.budget.in_turn(
+            {
+                "products": lambda _: fresh(_rate, precision),
+                "ours": lambda _: ours(seconds),
+            }
+        )
+    best = max(found["products"])
+    tokens = statistics.median(speed.tokens_per_second for speed in found["ours"])
     return {
         "mfu": tokens * flops / best,
         "tokens_per_s": tokens,
         "flops_per_token": flops,
         "matmul_flops": best,
         "bf16": float(precision == "bf16"),
-        "compiled": float(speeds[0].compiled),
+        "compiled": ours.first.facts["compiled"],
     }
 
 
@@ -61,5 +62,4 @@ def flops_per_token(config: Config, tokenizer: Path) -> float:
 
 def _rate(precision: str) -> float:
     """FLOP/s of the fastest product."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return fastest_matmul(DTYPES[precision], device)
+    return fastest_matmul(DTYPES[precision], device_here())

@@ -18,13 +18,16 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from figures.common import bench_config, fresh, load, make_tokenizer, open_batches, read_texts, repeated, write_jsonl
+from figures.common import bench_config, load, make_tokenizer, open_batches, read_texts, repeated, write_jsonl
+from figures.session import fresh
+from figures.setting import Bench
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.stream.loader import GlobalBatch
 
-STEPS_PER_MINUTE = 60
+STEPS = 24
+"""For each whole minute."""
 SHARDS = (1, 7, 64)
 PROCESSES = 2
 LAUNCHERS = {
@@ -48,7 +51,7 @@ class Job:
     lanes: Lanes | None = None
     workers: int = 0
     keep: int = 0
-    """The step behind which the lanes' states are wanted."""
+    """The step after which the lanes' states are wanted."""
 
 
 @dataclass
@@ -58,22 +61,22 @@ class Share:
     rows: list[dict[str, str]]
     """By step: the rows' numbers and the SHA-256 of each row, all of its tensors."""
     lanes: Lanes
-    """The states behind the step to keep."""
+    """The states after the step to keep."""
 
 
-def order(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def order(bench: Bench) -> dict[str, float]:
     """Whether all ways of running a config give the same global batches, hash by hash.
 
     A global batch's hash is the SHA-256 over its rows in the order of their numbers, of each row every tensor; two
     sources of different weights (the small one is repeated) lie in 1, 7 and 64 files each. Settings: one process
-    without workers, with 2 and with 4; two gloo ranks under `accelerate launch --multi_gpu --num_processes 2` and
-    under `torchrun --nproc_per_node 2` with 2 workers each (each rank checks that there are two of them); and a run
-    that goes from two processes to one to two, a third of the steps each. agree is 1 where in each corpus all hashes
-    are the same, and every step has the right row numbers.
+    without workers, with 2 and with 4; two gloo ranks under `accelerate launch --multi_gpu --num_processes 2` and under
+    `torchrun --nproc_per_node 2` with 2 workers each (each rank checks that there are two of them); and a run that goes
+    from two processes to one to two, a third of the steps each. 24 steps for each whole minute. agree is 1 where in
+    each corpus all hashes are the same, and every step has the right row numbers.
     """
-    steps = max(int(minutes * STEPS_PER_MINUTE), 6) // 3 * 3
-    texts = read_texts(data)
-    tokenizer = make_tokenizer(texts, folder / "tokenizer", vocab_size=4096)
+    steps, folder, spending = STEPS * bench.minutes, bench.folder, bench.budget.spending
+    texts = read_texts(bench.data)
+    tokenizer = make_tokenizer(bench, texts, vocab_size=4096)
     configs = {shards: _config(folder, texts, shards) for shards in SHARDS}
 
     def jobs(**keys: Any) -> dict[int, Job]:
@@ -86,15 +89,19 @@ def order(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
     table: dict[str, dict[int, list[str]]] = {}
     for workers in (0, 2, 4):
         name = f"1 process, {workers or 'no'} workers"
-        shares = _run_alone(jobs(workers=workers), folder / f"alone{workers}")
-        table[name] = _hashes(shares)
-    accelerated = _launch("accelerate", jobs(keep=third), folder / "accelerate")
-    table["accelerate launch, 2 processes"] = _hashes(accelerated)
-    table["torchrun, 2 processes, 2 workers each"] = _hashes(_launch("torchrun", jobs(workers=2), folder / "torchrun"))
-    middle = _resumed(jobs(steps=third, step=third, keep=2 * third), accelerated)
-    second = _run_alone(middle, folder / "middle")
-    last = _resumed(jobs(steps=third, step=2 * third), second)
-    third_part = _hashes(_launch("torchrun", last, folder / "last"))
+        with spending(name):
+            table[name] = _hashes(_run_alone(jobs(workers=workers), folder / f"alone{workers}"))
+    with spending("accelerate launch"):
+        accelerated = _launch("accelerate", jobs(keep=third), folder / "accelerate")
+        table["accelerate launch, 2 processes"] = _hashes(accelerated)
+    with spending("torchrun"):
+        shares = _launch("torchrun", jobs(workers=2), folder / "torchrun")
+        table["torchrun, 2 processes, 2 workers each"] = _hashes(shares)
+    with spending("two processes, then one, then two"):
+        middle = _resumed(jobs(steps=third, step=third, keep=2 * third), accelerated)
+        second = _run_alone(middle, folder / "middle")
+        last = _resumed(jobs(steps=third, step=2 * third), second)
+        third_part = _hashes(_launch("torchrun", last, folder / "last"))
     chain = (_hashes(accelerated), _hashes(second), third_part)
     table["2 processes, then 1, then 2"] = {
         shards: chain[0][shards][:third] + chain[1][shards] + chain[2][shards] for shards in SHARDS

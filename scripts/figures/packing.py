@@ -11,7 +11,6 @@ import torch
 from figures.common import (
     bare_tokenizer,
     bench_config,
-    fresh,
     load,
     make_tokenizer,
     one_epoch,
@@ -21,28 +20,34 @@ from figures.common import (
     sentences_of,
     write_jsonl,
 )
+from figures.session import fresh
+from figures.setting import Bench
 
-MEGABYTES_PER_MINUTE = 30
+MEGABYTES = 6
+"""Of either corpus, for each whole minute."""
 BOOK = 400_000  # characters
 
 
-def packing(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def packing(bench: Bench) -> dict[str, float]:
     """Share of real tokens in rows of 512, over one epoch of the text, its end included.
 
     short: each sentence or line is a document. long: documents as long as books; with --data they are the user's
-    files as they are, else the documentation of one package after another, 400,000 characters a document.
+    files as they are, else the documentation of one package after another, 400,000 characters a document. Both are of
+    6 MB for each whole minute.
     lost_tokens: how often a token of the text, tokenised document by document, is missing in the batches or there too
     often, summed over the vocabulary (special tokens and masks undone); 0 if none is lost.
     """
-    texts = read_texts(data)
-    size = int(minutes * MEGABYTES_PER_MINUTE * 1_000_000 / 2)
-    corpora = {"short": repeated(sentences_of(texts), size), "long": _books(texts, size, as_they_are=data is not None)}
-    tokenizer = make_tokenizer(texts, folder / "tokenizer")
+    texts = read_texts(bench.data)
+    size = MEGABYTES * 1_000_000 * bench.minutes
+    as_they_are = bench.data is not None
+    corpora = {"short": repeated(sentences_of(texts), size), "long": _books(texts, size, as_they_are)}
+    tokenizer = make_tokenizer(bench, texts)
     figures: dict[str, float] = {}
     lost = 0
     for name, documents in corpora.items():
-        path = write_jsonl(documents, folder / name / "documents.jsonl")
-        figures[f"fill_{name}"], missing = fresh(_pass, path, documents, tokenizer, folder)
+        path = write_jsonl(documents, bench.folder / name / "documents.jsonl")
+        with bench.budget.spending(f"{name} documents"):
+            figures[f"fill_{name}"], missing = fresh(_pass, path, documents, tokenizer, bench.folder)
         lost += missing
     return figures | {"lost_tokens": float(lost)}
 

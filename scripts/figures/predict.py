@@ -12,10 +12,13 @@ import numpy as np
 import torch
 import transformers
 
-from figures.common import fresh, write_jsonl
-from figures.finetune import data_of
+from figures.budget import Budget
+from figures.common import write_jsonl
+from figures.finetune import HELD_OUT, data_of
 from figures.labelled import encoder, labelled_sets
-from figures.trainer import in_turn
+from figures.loops import median_ratio
+from figures.session import fresh
+from figures.setting import Bench
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
@@ -25,56 +28,64 @@ from mlm_pretrain.tasks.predict import predict as label
 from mlm_pretrain.tasks.registered import TASKS
 
 TEXTS = 1000
-ROUNDS = 3
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 PIPELINES = {"classification": "text-classification", "ner": "token-classification"}
 
 
-def predict(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def predict(bench: Bench) -> dict[str, float]:
     """Texts a second that `predict` labels, against `transformers.pipeline` with the best of its batch sizes.
 
-    A model for each set of `finetune` (its docstring tells about --data) is fine-tuned for a few steps on the reference
-    model, which is pretrained for --minutes / 10. Then, in three rounds in turn, up to 1,000 test texts that fit a
-    window are labelled in float32: by `predict`, from a jsonl file to a jsonl file, and by the pipeline, from a list of
-    strings. For each set ratio compares the medians; ratio alone is the smallest of them. same_output is 1 where the
+    A model for each set of `finetune` (its docstring says what --data is) is fine-tuned for a few steps on the same
+    encoder. Then, in rounds, in turn, up to 1,000 test texts that fit a window are labelled in float32: by `predict`,
+    from a jsonl file to a jsonl file, and by the pipeline, from a list of strings. For each set ratio is the median of
+    the rounds' ratios, of which there are rounds; ratio alone is the smallest of the sets'. same_output is 1 where the
     logits of all texts agree with those that the pipeline's model gives (relative 1e-3, absolute 1e-4).
     """
-    model = encoder(folder, minutes / 10)
+    model = encoder(bench)
+    tasks = labelled_sets(bench.data)
     figures: dict[str, float] = {}
-    for task in labelled_sets(data):
-        out = folder / "tasks" / task.name
-        short = task.model_copy(update={"max_steps": 30, "seeds": [0]})
-        fresh(_train, short, model, out)
-        row = fresh(_compare, short, out, folder)
+    for number, task in enumerate(tasks):
+        out = bench.folder / "tasks" / task.name
+        seconds = bench.budget.left() / (len(tasks) - number)
+        began = bench.budget.elapsed()
+        short = task.model_copy(update={"max_steps": 30, "max_train_samples": 500})
+        with bench.budget.spending("fine-tuning for a few steps"):
+            fresh(_train, short, model, out)
+        seconds -= bench.budget.elapsed() - began
+        with bench.budget.spending(f"labelling: {task.name}"):
+            row = fresh(_compare, short, out, bench.folder, seconds)
         telemetry.say(f"{task.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
         figures |= {f"{task.name}.{name}": value for name, value in row.items()}
-    for name, combine in {"ratio": min, "same_output": min}.items():
-        figures[name] = combine(value for key, value in figures.items() if key.endswith(f".{name}"))
+    for name in ("ratio", "same_output"):
+        figures[name] = min(value for key, value in figures.items() if key.endswith(f".{name}"))
     return figures
 
 
 def _train(task: TaskConfig, model: Path, out: Path) -> None:
-    train(task, model, out, held_out_fraction=0.03)
+    train(task, model, out, held_out_fraction=HELD_OUT)
 
 
-def _compare(task: TaskConfig, model: Path, folder: Path) -> dict[str, float]:
+def _compare(task: TaskConfig, model: Path, folder: Path, seconds: float) -> dict[str, float]:
+    budget = Budget(seconds)
     texts = _texts(task, model)
     path = write_jsonl(texts, folder / f"{task.name}.jsonl")
     pipe = transformers.pipeline(PIPELINES[task.task], model=str(model), device=None)
-    best = min(BATCH_SIZES, key=lambda size: _seconds(pipe, texts[: max(len(texts) // 5, 1)], size))
+    same = _agree(task, model, texts, pipe)
+    best = min(BATCH_SIZES, key=lambda size: _seconds(pipe, texts[: max(len(texts) // 10, 1)], size))
     numbers = itertools.count()
 
-    def ours() -> float:
+    def ours(_: int) -> float:
         started = time.perf_counter()
         label(model, path, folder / f"{task.name}-{next(numbers)}.jsonl")
         return len(texts) / (time.perf_counter() - started)
 
-    speeds = in_turn({"ours": ours, "pipeline": lambda: len(texts) / _seconds(pipe, texts, best)}, ROUNDS)
+    speeds = budget.in_turn({"ours": ours, "pipeline": lambda _: len(texts) / _seconds(pipe, texts, best)})
     return {
-        "ratio": statistics.median(speeds["ours"]) / statistics.median(speeds["pipeline"]),
+        "ratio": median_ratio(speeds["ours"], speeds["pipeline"]),
         "texts_per_second": statistics.median(speeds["ours"]),
         "pipeline_batch_size": float(best),
-        "same_output": float(_agree(task, model, texts, pipe)),
+        "same_output": float(same),
+        "rounds": float(budget.rounds),
     }
 
 

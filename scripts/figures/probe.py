@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from figures.common import fresh
-from figures.finetune import data_of
-from figures.labelled import SEEDS, encoder, labelled_sets
-from mlm_pretrain import telemetry
+from figures.finetune import HELD_OUT, data_of
+from figures.labelled import encoder, mean_and_std, sets_of, with_seed
+from figures.session import fresh
+from figures.setting import Bench
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.config.tasks import FROZEN
 from mlm_pretrain.tasks.finetune import finetune as train
 
+Outcome = tuple[float, float]
+"""(accuracy on test, seconds)."""
 FROZEN_ENCODER: dict[str, Any] = {"encoder": "frozen", "config": {"classifier_pooling": "mean"}, **FROZEN}
 
 
-def probe(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def probe(bench: Bench) -> dict[str, float]:
     """Accuracy and time of `encoder: frozen`, against sentence-transformers' encode and scikit-learn's regression.
 
-    The reference model is pretrained for --minutes; the sets are the classification sets of `finetune`. ours is the
-    mean accuracy on test over three seeds, peer that of `LogisticRegression` on the mean of the token vectors, both
-    from the same encoder; ratio_speed is the peer's seconds, encoding included, over ours for one seed.
+    The encoder and the classification sets are those of `finetune`. In rounds, in turn, in new processes, a seed each:
+    ours is the mean accuracy on test, peer that of `LogisticRegression` on the mean of the token vectors, both from the
+    same encoder; ratio_speed is the median of the peer's seconds, encoding included, over ours.
     Needs sentence-transformers, from version 6 on.
     """
-    model = encoder(folder, minutes)
+    model = encoder(bench)
+    names = []
+    systems: dict[str, Callable[[int], Outcome]] = {}
+    for task in sets_of(bench):
+        if task.task == "classification":
+            frozen = TaskConfig.model_validate({**task.model_dump(), **FROZEN_ENCODER})
+            systems[f"{task.name}.ours"] = partial(_in_round, _ours, frozen, (model, bench.folder / task.name))
+            systems[f"{task.name}.peer"] = partial(_in_round, _peer, task, (model,))
+            names.append(task.name)
+    found = bench.budget.in_turn(systems)
     figures: dict[str, float] = {}
-    for task in labelled_sets(data):
-        if task.task != "classification":
-            continue
-        frozen = TaskConfig.model_validate({**task.model_dump(), **FROZEN_ENCODER})
-        out = folder / "tasks" / task.name
-        accuracy = fresh(_ours, frozen, model, out)["accuracy"]
-        seconds = fresh(_ours, frozen.model_copy(update={"seeds": [SEEDS[0]]}), model, out)["seconds"]
-        peer = fresh(_peer, task, model)
-        row = {"ours": accuracy, "peer": peer["accuracy"], "ratio_speed": peer["seconds"] / seconds}
-        telemetry.say(f"{task.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
-        figures |= {f"{task.name}.{name}": value for name, value in row.items()}
+    for name in names:
+        ours, peer = found[f"{name}.ours"], found[f"{name}.peer"]
+        figures |= mean_and_std(f"{name}.ours", [accuracy for accuracy, _ in ours])
+        figures |= {f"{name}.peer": statistics.fmean(accuracy for accuracy, _ in peer)}
+        ratios = [other / mine for (_, mine), (_, other) in zip(ours, peer, strict=True)]
+        figures[f"{name}.ratio_speed"] = statistics.median(ratios)
     return figures
 
 
-def _ours(task: TaskConfig, model: Path, out: Path) -> dict[str, float]:
+def _in_round(side: Callable[..., Outcome], task: TaskConfig, places: tuple[Path, ...], number: int) -> Outcome:
+    return fresh(side, with_seed(task, number), *places)
+
+
+def _ours(task: TaskConfig, model: Path, out: Path) -> Outcome:
     started = time.perf_counter()
-    figures = train(task, model, out, held_out_fraction=0.03)
-    return {"accuracy": figures["pretrained"], "seconds": time.perf_counter() - started}
+    figures = train(task, model, out, held_out_fraction=HELD_OUT)
+    return figures["pretrained"], time.perf_counter() - started
 
 
-def _peer(task: TaskConfig, model: Path) -> dict[str, float]:
+def _peer(task: TaskConfig, model: Path) -> Outcome:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from sklearn.linear_model import LogisticRegression
@@ -64,4 +77,4 @@ def _peer(task: TaskConfig, model: Path) -> dict[str, float]:
     regression = LogisticRegression(max_iter=1000)
     regression.fit(vectors["train"], [example["label"] for example in data.train])
     accuracy = float(regression.score(vectors["test"], [example["label"] for example in data.test]))
-    return {"accuracy": accuracy, "seconds": time.perf_counter() - started}
+    return accuracy, time.perf_counter() - started

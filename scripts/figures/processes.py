@@ -1,24 +1,27 @@
-"""Two processes of one thread beside one process of two."""
+"""Two processes of one thread beside one process of two.
+
+As a program, this file is one process of a run: `torchrun … processes.py CONFIG TOKENIZER ADDRESS`.
+"""
 
 from __future__ import annotations
 
-import itertools
-import os
-import shutil
-import subprocess
+import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from figures.clocks import WARMUP_STEPS
-from figures.common import fresh
-from figures.trainer import in_turn, median_ratio, medians, our_speed, reference_config, train_tokenizer
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from figures.loops import median_ratio, medians, time_loops, tokens_per_second
+from figures.reference import our_speed, reference
+from figures.session import LaunchedSession, serve
+from figures.setting import Bench
+from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
-from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
+from mlm_pretrain.training.processes import start
 
-ROUNDS = 2
-STEPS = 5
-"""Timed steps at least."""
 SETTINGS: dict[str, tuple[int, list[str]]] = {
     "one_process": (2, []),
     "two_processes": (1, ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
@@ -26,48 +29,52 @@ SETTINGS: dict[str, tuple[int, list[str]]] = {
 """(threads of a process, the launcher)."""
 
 
-def processes(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def processes(bench: Bench) -> dict[str, float]:
     """Real tokens a second of pretraining on two processes of one thread against one process of two threads.
 
-    `mlm-pretrain pretrain` in the reference setting (see `throughput`), our defaults with AdamW, on the CPU whatever
-    else is there: with OMP_NUM_THREADS=2, and under `torchrun --nproc_per_node 2` with OMP_NUM_THREADS=1; the global
-    batch is the same, so each of two processes has half of its rows. Both make the same number of steps, as many as a
-    short run before promises for --minutes; in turn, two rounds; medians, and the ratio (two / one) of the same round.
-    Speeds are from the runs' own records, without the first five steps. The short run, and what each run does before
-    its first step, take some three minutes more than --minutes.
+    Our loop in the reference setting (see `throughput`), our defaults with AdamW, on the CPU whatever else is there:
+    with OMP_NUM_THREADS=2, and under `torchrun --nproc_per_node 2` with OMP_NUM_THREADS=1; the global batch is the
+    same, so each of two processes has half of its rows. Rounds and clock as in `throughput`; medians, and the ratio
+    (two / one) of the same round.
     """
-    config = reference_config(folder, data)
-    tokenizer = train_tokenizer(config)
-    seconds = 60 * minutes / (ROUNDS * len(SETTINGS))
-    trial = fresh(our_speed, config, tokenizer, 0.1 * seconds)
-    steps = WARMUP_STEPS + max(int(seconds / trial.step_seconds), STEPS)
-    rounds = itertools.count()
-    speeds = in_turn(
+    config, tokenizer = reference(bench, bench.data)
+    file = bench.folder / "config.json"
+    file.write_text(config.model_dump_json(), encoding="utf-8")
+    program = [str(Path(__file__).resolve()), str(file), str(tokenizer)]
+    found = time_loops(
+        bench.budget,
         {
-            name: lambda name=name, setting=setting: _speed(config, f"{name}-{next(rounds)}", steps, *setting)
-            for name, setting in SETTINGS.items()
+            name: partial(
+                LaunchedSession,
+                [sys.executable, *launcher, *program],
+                {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""},
+            )
+            for name, (threads, launcher) in SETTINGS.items()
         },
-        ROUNDS,
     )
-    return {
-        **medians(speeds),
-        "ratio": median_ratio(speeds["two_processes"], speeds["one_process"]),
-        "steps": float(steps - WARMUP_STEPS),
-    }
+    speeds = tokens_per_second(found)
+    compiled: dict[str, float] = {f"{name}_compiled": each[0].facts["compiled"] for name, each in found.items()}
+    return {**medians(speeds), "ratio": median_ratio(speeds["two_processes"], speeds["one_process"]), **compiled}
 
 
-def _speed(config: Config, name: str, steps: int, threads: int, launcher: list[str]) -> float:
-    """Real tokens a second of a run of its own, with the tokenizer that stands."""
-    common = RunDirectory.of(config)
-    run = RunDirectory(common.root.with_name(name))
-    shutil.copytree(common.root, run.root)
-    overrides = [f"run.name={name}", f"training.budget.steps={steps}", "training.logging_steps=1"]
-    command = [sys.executable, *launcher, "-m", "mlm_pretrain", "pretrain", str(run.root), *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    records = {record["step"]: record for record in MetricsLog(run.metrics).read()}
-    shutil.rmtree(run.root)
-    first, last = records[WARMUP_STEPS], records[steps]
-    return (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"])
+class _Follower:
+    """The rounds of a process that only takes part in them: the first process keeps the clock, and ends all."""
+
+    def next(self, result: Any) -> float:
+        return float("inf")
+
+
+def main() -> None:
+    """One process of a run."""
+    telemetry.quiet_libraries()
+    file, tokenizer, address = sys.argv[1:]
+    config = Config.model_validate(json.loads(Path(file).read_text(encoding="utf-8")))
+    group = start(config)
+    if group.rank == 0:
+        serve(address, our_speed, config, Path(tokenizer), group)
+    else:
+        our_speed(_Follower(), config, Path(tokenizer), group)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import pyarrow.parquet as pq
 
 from figures.common import (
     bench_config,
-    fresh,
     load,
     make_tokenizer,
     open_batches,
@@ -21,52 +22,67 @@ from figures.common import (
     resampled,
     write_jsonl,
 )
+from figures.session import fresh
+from figures.setting import Bench
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 
 DOCUMENTS = 1_300_000
 CHARACTERS = 230
 NEAR, FAR = 1_000, 1_000_000
+ROUNDS = 9
+"""At most."""
 WINDOW = 64_000_000  # the default
-ROUNDS = 5
+MINUTES = 15
+"""Of a time in which there are so many documents."""
 
 
-def resume(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def resume(bench: Bench) -> dict[str, float]:
     """Seconds from opening a stream with a checkpoint's state to its first batch: at document 1,000,000 against 1,000.
 
     The text is one JSON-lines file and one Parquet file (as pyarrow writes it by default) of 1.3 million documents of
     270 bytes (350 MB, so that the window in hand is a whole one at either mark), sentences of the documentation in
     random order. The states are real: the stream runs through the text, with the same tokenizer (vocabulary 16,384),
-    default window and lanes, two workers, and leaves its state behind the batch in which the documents of all lanes
-    together reach the mark. Each state is restored five times, in turn, each time in a new process without loader
+    default window and lanes, two workers, and leaves its state after the batch in which the documents of all lanes
+    together reach the mark. Each state is restored in rounds, in turn, each time in a new process without loader
     workers; opening the files is counted, imports and the loading of the tokenizer are not. The files are in the page
-    cache. Medians; extra_seconds is the worse of both formats. Under one minute text, mark and window are smaller in
-    proportion; the run through the text takes some minutes beyond.
+    cache. Medians; extra_seconds is the worse of both formats. With less than 15 minutes, text, mark and window are
+    smaller in proportion to the whole minutes (far_document).
     """
-    scale = min(minutes, 1.0)
-    documents = list(resampled(read_texts(data), int(DOCUMENTS * scale), CHARACTERS))
-    tokenizer = make_tokenizer(documents, folder / "tokenizer")
-    files = {"jsonl": write_jsonl(documents, folder / "documents.jsonl"), "parquet": folder / "documents.parquet"}
-    pq.write_table(pa.table({"text": documents}), files["parquet"])
+    scale = min(bench.minutes / MINUTES, 1.0)
+    texts = read_texts(bench.data)
+    tokenizer = make_tokenizer(bench, texts)
+    with bench.budget.spending("preparing: files"):
+        documents = list(resampled(texts, int(DOCUMENTS * scale), CHARACTERS))
+        files = {
+            "jsonl": write_jsonl(documents, bench.folder / "documents.jsonl"),
+            "parquet": bench.folder / "documents.parquet",
+        }
+        pq.write_table(pa.table({"text": documents}), files["parquet"])
     marks = {"near": NEAR, "far": int(FAR * scale)}
-    figures: dict[str, float] = {"documents": float(len(documents))}
+    systems: dict[str, Callable[[int], float]] = {}
     for name, file in files.items():
         stream = {"shuffle_window": int(WINDOW * scale)}
-        config = bench_config(folder, [{"source": "files", "path": str(file)}], stream=stream)
-        states = fresh(_states_at, config, tokenizer, marks)
+        config = bench_config(bench.folder, [{"source": "files", "path": str(file)}], stream=stream)
+        with bench.budget.spending(f"running through the text: {name}"):
+            states = fresh(_states_at, config, tokenizer, marks)
         telemetry.say(
-            f"{name}: states behind document "
+            f"{name}: states after document "
             + " and ".join(f"{state['documents']:,} ({state['bytes']:,} bytes)" for state in states.values())
         )
-        seconds: dict[str, list[float]] = {mark: [] for mark in marks}
-        for _ in range(ROUNDS):
-            for mark, state in states.items():
-                seconds[mark].append(fresh(_seconds_to_first_batch, config, tokenizer, state))
-        for mark, values in seconds.items():
-            figures[f"{name}_{mark}_seconds"] = statistics.median(values)
-        figures[f"{name}_extra_seconds"] = figures[f"{name}_far_seconds"] - figures[f"{name}_near_seconds"]
-    figures["extra_seconds"] = max(figures[f"{name}_extra_seconds"] for name in files)
-    return figures
+        for mark, state in states.items():
+            systems[f"{name}_{mark}_seconds"] = partial(_restored, config, tokenizer, state)
+    found = bench.budget.in_turn(systems, most=ROUNDS)
+    figures = {name: statistics.median(values) for name, values in found.items()}
+    extra = {
+        f"{name}_extra_seconds": figures[f"{name}_far_seconds"] - figures[f"{name}_near_seconds"] for name in files
+    }
+    sizes = {"documents": float(len(documents)), "far_document": float(marks["far"])}
+    return sizes | figures | extra | {"extra_seconds": max(extra.values())}
+
+
+def _restored(config: Config, tokenizer: Path, state: dict[str, Any], _: int) -> float:
+    return fresh(_seconds_to_first_batch, config, tokenizer, state)
 
 
 def _states_at(config: Config, tokenizer: Path, marks: dict[str, int]) -> dict[str, dict[str, Any]]:

@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
-from figures.common import fresh
-from figures.trainer import MODEL, our_speed, reference_config, train_tokenizer
+import torch
+
+from figures.reference import MODEL, our_speed, reference
+from figures.session import Session
+from figures.setting import Bench
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 
-LENGTHS = (128, 256, 512, 1024, 2048, 4096)
+LENGTHS = (128, 512, 2048)
 WIDTHS = (192, 768)
 LAYERS = (3, 12)
+MORE_LENGTHS = (256, 1024, 4096)
+"""Where there is time for them."""
 HEAD = 64
 """Width of an attention head, at most."""
+PASS = 65_536 if torch.cuda.is_available() else 4096
+"""Tokens of a forward pass, at most."""
 
 
-def scaling(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def scaling(bench: Bench) -> dict[str, float]:
     """Real tokens a second of our loop against the tokens of a row, the width and the number of layers.
 
     The reference setting (see `throughput`) with one number changed; the width changes with heads of 64 and the
-    feed-forward layers in proportion. Each step has the same tokens: as many rows fewer as rows are longer. Our
-    defaults, AdamW; each setting once, in a new process, for an equal share of --minutes, the first five steps (of
-    which compiling is the longest part) left out; a long step may take more than its share, and what each run tries
-    before its first step takes half a minute and more. length_128 is the reference setting itself.
+    feed-forward layers in proportion. Each step has the same tokens: as many rows fewer as rows are longer. AdamW; not
+    compiled, because every shape would take its half minute, and forward passes of 4,096 tokens at most (on a GPU
+    65,536). Each setting once, in a process of its own, timed for an equal share of the time; the clock as in
+    `throughput`. length_128 is the reference setting itself. First all settings of three lengths, then 256, 1,024 and
+    4,096; those that there is no time for are missing.
     """
-    base = reference_config(folder, data)
-    tokenizer = train_tokenizer(base)
-    settings = {
-        **{f"length_{length}": _of_length(base, length) for length in LENGTHS},
-        **{f"width_{width}": _of_width(base, width) for width in WIDTHS},
-        **{f"layers_{layers}": _of_shape(base, {"num_hidden_layers": layers}) for layers in LAYERS},
+    base, tokenizer = reference(bench, bench.data, training={"torch_compile": False})
+    settings: dict[str, Callable[[], Config]] = {
+        **{f"length_{length}": partial(_of_length, base, length) for length in LENGTHS},
+        **{f"width_{width}": partial(_of_width, base, width) for width in WIDTHS},
+        **{f"layers_{layers}": partial(_of_shape, base, {"num_hidden_layers": layers}) for layers in LAYERS},
+        **{f"length_{length}": partial(_of_length, base, length) for length in MORE_LENGTHS},
     }
-    seconds = 60 * minutes / len(settings)
-    speeds = {}
-    for name, config in settings.items():
-        speeds[name] = fresh(our_speed, config, tokenizer, seconds).tokens_per_second
+    speeds: dict[str, float] = {}
+    longest = 0.0
+    for name, make in settings.items():
+        began = bench.budget.elapsed()
+        if bench.budget.left() < longest:
+            telemetry.say(f"no time is left for {', '.join(each for each in settings if each not in speeds)}")
+            break
+        with bench.budget.spending(name):
+            session = Session(our_speed, _in_passes(make()), tokenizer)
+            with session:
+                speeds[name] = session(bench.budget.window(len(settings))).tokens_per_second
+        longest = max(longest, bench.budget.elapsed() - began)
         telemetry.say(f"{name}: {speeds[name]:,.0f} tokens/s")  # a run that is cut has said something
     return speeds
+
+
+def _in_passes(config: Config) -> Config:
+    rows = min(max(PASS // config.stream.sequence_length, 1), config.training.global_batch_size)
+    return config.model_copy(
+        update={"training": config.training.model_copy(update={"per_device_train_batch_size": rows})}
+    )
 
 
 def _of_length(config: Config, length: int) -> Config:
@@ -48,13 +72,13 @@ def _of_length(config: Config, length: int) -> Config:
 
 
 def _of_width(config: Config, width: int) -> Config:
-    reference = MODEL["config"]
+    usual = MODEL["config"]
     return _of_shape(
         config,
         {
             "hidden_size": width,
             "num_attention_heads": max(width // HEAD, 1),
-            "intermediate_size": reference["intermediate_size"] * width // reference["hidden_size"],
+            "intermediate_size": usual["intermediate_size"] * width // usual["hidden_size"],
         },
     )
 

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from figures.common import fresh, load, read_texts, repeated
-from figures.trainer import (
-    BERT,
-    OurSpeed,
-    Peer,
-    TimedTrainer,
-    default_peer,
-    filled_rows,
-    in_turn,
-    median_ratio,
-    medians,
-    our_speed,
-    precision_here,
-    reference_config,
-    train_tokenizer,
-    trainer_speed,
-    tuned_peer,
-)
+from figures.common import load, read_texts, repeated
+from figures.loops import median_ratio, medians, time_loops, tokens_per_second
+from figures.reference import BERT, our_speed, precision_here, reference, reference_config
+from figures.session import Rounds, Session
+from figures.setting import Bench
+from figures.trainer import Peer, TimedTrainer, default_peer, filled_rows, trainer_speed, tuned_peer
 from mlm_pretrain.config import Config
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.objectives.base import OBJECTIVES
 from mlm_pretrain.stream.loader import global_batches
 
-ROUNDS = 3
 ROWS = 4000
 PLAIN: dict[str, Any] = {"bf16": False, "torch_compile": False}
 """Our loop without the choices that are faster: fp32, not compiled."""
 
 
-def throughput(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
+def throughput(bench: Bench) -> dict[str, float]:
     """Real tokens a second of pretraining: our loop against `transformers.Trainer`, same text, rows and batch.
 
     The reference setting (ModernBERT, 6 layers × 384, 8,192 tokens in the vocabulary, 128 a row, 32 rows a batch) with
@@ -51,40 +37,38 @@ def throughput(minutes: float, folder: Path, data: Path | None) -> dict[str, flo
     loop_ours and loop_trainer compare the loops alone: the same BERT in fp32, not compiled, on the same batches, which
     our stream packs and masks for both, with the same attention mask, and the same head on masked positions; Trainer
     has them as its loader and its `compute_loss`. What is left is what a loop does round forward and backward.
-    Each system is measured in a new process, in turn, three rounds; medians, and ratios of the same round. The clock
-    leaves out each process's start and first five steps, which come on top of --minutes; compile_seconds is what ours
-    took before its first step to find its micro-batch and, where compiled is 1, to compile.
+    Each system has a process of its own, which waits while others are timed; in turn, in rounds; medians, and ratios
+    of the same round. The clock leaves out each process's start, its first steps and a step after each pause.
+    compile_seconds is what ours took before its first step to find its micro-batch and, where compiled is 1, to
+    compile (less if this machine has done so before).
     """
-    config = reference_config(folder, data)
-    tokenizer = train_tokenizer(config)
+    config, tokenizer = reference(bench, bench.data)
     length = config.stream.sequence_length
-    rows = filled_rows(tokenizer, repeated(read_texts(data), ROWS * length * 8), length, ROWS)
-    tuned = tuned_peer(config, precision_here(config))
+    with bench.budget.spending("preparing: rows"):
+        rows = filled_rows(tokenizer, repeated(read_texts(bench.data), ROWS * length * 8), length, ROWS)
+        tuned = tuned_peer(config, precision_here(config))
     whole = {"per_device_train_batch_size": config.training.global_batch_size}
     equal = {**BERT, "attn_implementation": "sdpa"}  # Trainer's
-    plain = reference_config(folder, data, model=equal, training={**PLAIN, **whole})
-    seconds = 60 * minutes / (ROUNDS * 5)
-    ours: list[OurSpeed] = []
-
-    def run_ours() -> float:
-        ours.append(fresh(our_speed, config, tokenizer, seconds))
-        return ours[-1].tokens_per_second
-
-    systems: dict[str, Callable[[], float]] = {
-        "ours": run_ours,
-        "trainer_tuned": lambda: fresh(trainer_speed, tuned, tokenizer, rows, seconds)[0],
-        "trainer_default": lambda: fresh(trainer_speed, default_peer(config), tokenizer, rows, seconds)[0],
-        "loop_ours": lambda: fresh(our_speed, plain, tokenizer, seconds).tokens_per_second,
-        "loop_trainer": lambda: fresh(_trainer_on_our_batches, plain, tokenizer, seconds),
-    }
-    speeds = in_turn(systems, ROUNDS)
+    plain = reference_config(bench.folder, bench.data, model=equal, training={**PLAIN, **whole})
+    found = time_loops(
+        bench.budget,
+        {
+            "ours": partial(Session, our_speed, config, tokenizer),
+            "trainer_tuned": partial(Session, trainer_speed, tuned, tokenizer, rows),
+            "trainer_default": partial(Session, trainer_speed, default_peer(config), tokenizer, rows),
+            "loop_ours": partial(Session, our_speed, plain, tokenizer),
+            "loop_trainer": partial(Session, _trainer_on_our_batches, plain, tokenizer),
+        },
+    )
+    speeds = tokens_per_second(found)
+    facts = found["ours"][0].facts
     return {
         **medians(speeds),
         "ratio_default": median_ratio(speeds["ours"], speeds["trainer_default"]),
         "ratio_tuned": median_ratio(speeds["ours"], speeds["trainer_tuned"]),
         "ratio_loop_only": median_ratio(speeds["loop_ours"], speeds["loop_trainer"]),
-        "compiled": float(ours[0].compiled),
-        "compile_seconds": statistics.median(speed.compile_seconds for speed in ours),
+        "compiled": facts["compiled"],
+        "compile_seconds": facts["before_seconds"],
     }
 
 
@@ -122,7 +106,7 @@ class _Stream(IterableDataset):
             yield with_places(batch.tensors)
 
 
-def _trainer_on_our_batches(config: Config, tokenizer: Path, seconds: float) -> float:
+def _trainer_on_our_batches(rounds: Rounds, config: Config, tokenizer: Path) -> None:
     settings = config.training
     arguments = {
         "per_device_train_batch_size": settings.global_batch_size,
@@ -136,4 +120,4 @@ def _trainer_on_our_batches(config: Config, tokenizer: Path, seconds: float) -> 
     _OnOurBatches.config = config
     # Rows of their own there must be, though they aren't asked for.
     rows = [[load(tokenizer).cls_token_id]]
-    return trainer_speed(peer, tokenizer, rows, seconds, _OnOurBatches)[0]
+    trainer_speed(rounds, peer, tokenizer, rows, _OnOurBatches)

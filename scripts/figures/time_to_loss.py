@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,16 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from figures.clocks import Deadline
-from figures.common import fresh, load, read_texts
-from figures.trainer import (
-    Peer,
-    filled_rows,
-    make_trainer,
-    precision_here,
-    reference_config,
-    train_tokenizer,
-    trainer_speed,
-    tuned_peer,
-)
+from figures.common import load, read_texts
+from figures.reference import our_training, precision_here, reference
+from figures.session import Session, fresh
+from figures.setting import Bench, device_here
+from figures.trainer import Peer, filled_rows, make_trainer, trainer_speed, tuned_peer
 from mlm_pretrain import telemetry
-from mlm_pretrain.config import Budget, Config
+from mlm_pretrain.config import Config
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.text.mixture import is_held_out, source_names
-from mlm_pretrain.training.loop import Pretraining
 from mlm_pretrain.training.validate import HeldOutSet, held_out_pass
 
 _ON_GPU = torch.cuda.is_available()
@@ -47,65 +38,84 @@ DECAY = 0.2
 SHARES = (1 / 5, 1 / 4, 1 / 3, 1 / 2, 2 / 3)
 """Of the peer's time; ours is tried at some of them."""
 THIRD = SHARES.index(1 / 3)
+TRAININGS = 4.5
+"""That the time has room for: the peer's, a tenth before it, ours, a third, shares tried, and what is around each."""
 
 
-def time_to_loss(minutes: float, folder: Path, data: Path | None) -> dict[str, float]:
-    """Held-out loss after the same minutes: ours as we recommend it against the tuned `transformers.Trainer`.
+def time_to_loss(bench: Bench) -> dict[str, float]:
+    """Held-out loss after the same seconds: ours as we recommend it against the tuned `transformers.Trainer`.
 
-    Each side trains for --minutes (10 say something; all runs together take about three to four times as long) in the
-    reference setting (see `throughput`), from random weights, on the same text, full rows of 128, 16 a batch, with
-    AdamW, and a rate that stays after its warmup until it falls in the last fifth as 1 − √. Ours: 40 % of the tokens
-    masked; the clock begins before the model is built, so that finding a micro-batch and compiling count. trainer:
-    `tuned_peer` of `figures/trainer.py`, 15 % masked as is usual; its schedule is laid out over as many steps as its
-    speed in a short run before promises, so that it ends with the time, by which it is stopped; trainer_schedule is the
-    share of the schedule that it came through. Its rows were tokenised before its clock began.
+    Each side trains for seconds_each, a fifth of the time or a little less (--minutes 40 gives each nine minutes, which
+    say something; half a minute only shows that all works), in the reference setting (see `throughput`), from random
+    weights, on the same text, full rows of 128, 16 a batch, with AdamW, and a rate that stays after its warmup until it
+    falls in the last fifth as 1 − √. Ours: 40 % of the tokens masked; the clock begins before the model is built, so
+    that finding a micro-batch and compiling count. trainer: `tuned_peer` of `figures/trainer.py`, 15 % masked as is
+    usual; its schedule is laid out over as many steps as its speed in a short run before promises, so that it ends with
+    the time, by which it is stopped; trainer_schedule is the share of the schedule that it came through. Its rows were
+    tokenised before its clock began.
     ours and trainer are nats per masked token of the same held-out documents with the same 15 % of masks, in fp32,
     the models loaded plainly from their folders; nats_better is the difference. ours_third is ours after a run of its
     own with a third of the time (and a schedule that ends there). time_ratio is the smallest of 1/5, 1/4, 1/3, 1/2,
     2/3 and 1 of the time after which ours is as good as the peer at its end, found by halving with a run for each
-    share tried; it is missing where the whole time is not enough.
+    share tried, as the time allows; it is missing where the whole time is not enough.
     """
-    config = reference_config(folder, data, **OURS)
-    tokenizer = train_tokenizer(config)
-    seconds = 60 * minutes
-    rows = training_rows(config, tokenizer, data)
-    ours = {1.0: fresh(our_loss, config, seconds, folder / "ours")["loss"]}
-    peer = train_peer(config, rows, seconds, folder / "trainer")
+    config, _ = reference(bench, bench.data, **OURS)
+    with bench.budget.spending("preparing: rows"):
+        rows = training_rows(config, bench.data)
+    seconds = bench.budget.left() / TRAININGS
+    peer = train_peer(bench, config, rows, seconds, bench.folder / "trainer")
     trainer = peer["loss"]
+    ours: dict[float, float] = {}
 
     def reaches(share: float) -> bool:
         if share not in ours:
-            ours[share] = fresh(our_loss, config, share * seconds, folder / f"ours-{share}")["loss"]
+            with bench.budget.spending("ours"):
+                ours[share] = fresh(our_loss, config, share * seconds, bench.folder / f"ours-{share}")["loss"]
             telemetry.say(f"ours after {share:.2f} of the time: {ours[share]:.4f} (trainer: {trainer:.4f})")
         return ours[share] <= trainer
 
+    def has_time(share: float) -> bool:
+        return share in ours or bench.budget.left() >= 1.2 * share * seconds
+
     reaches(SHARES[THIRD])
-    least = least_share(reaches, SHARES) if reaches(1.0) else None
+    least = least_share(reaches, SHARES, has_time) if reaches(1.0) else None
     return {
         "ours": ours[1.0],
         "trainer": trainer,
         "nats_better": trainer - ours[1.0],
         "ours_third": ours[SHARES[THIRD]],
         **({"time_ratio": least} if least else {}),
+        "seconds_each": seconds,
         "trainer_schedule": peer["schedule"],
         "trainer_steps": peer["steps"],
     }
 
 
-def least_share(reaches: Callable[[float], bool], shares: Sequence[float]) -> float:
-    """The smallest of ascending shares that is enough, by bisection; 1 where none is. What is enough stays enough."""
-    found = bisect_left(shares, True, key=reaches)
-    return shares[found] if found < len(shares) else 1.0
+def least_share(
+    reaches: Callable[[float], bool], shares: Sequence[float], has_time: Callable[[float], bool] = lambda share: True
+) -> float:
+    """The smallest of ascending shares that is enough, by bisection while there is time; 1 where none is known to be.
+
+    What is enough stays enough.
+    """
+    low, high = 0, len(shares)
+    while low < high and has_time(shares[(low + high) // 2]):
+        middle = (low + high) // 2
+        if reaches(shares[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return shares[high] if high < len(shares) else 1.0
 
 
-def training_rows(config: Config, tokenizer: Path, data: Path | None) -> np.ndarray:
+def training_rows(config: Config, data: Path | None) -> np.ndarray:
     """Full rows of the documents that are not held out, in random order; int32 [rows, L]."""
     texts = [text for text in read_texts(data) if not is_held_out(text, config.text.validation_fraction)]
     shuffled = [texts[number] for number in np.random.default_rng(0).permutation(len(texts))]
-    return filled_rows(tokenizer, shuffled, config.stream.sequence_length)
+    return filled_rows(RunDirectory.of(config).tokenizer, shuffled, config.stream.sequence_length)
 
 
-def train_peer(config: Config, rows: np.ndarray, seconds: float, folder: Path) -> dict[str, float]:
+def train_peer(bench: Bench, config: Config, rows: np.ndarray, seconds: float, folder: Path) -> dict[str, float]:
     """Train the tuned `Trainer` for so many seconds, and score.
 
     Args:
@@ -117,12 +127,14 @@ def train_peer(config: Config, rows: np.ndarray, seconds: float, folder: Path) -
     """
     peer = tuned_peer(config, precision_here(config), **PEER)
     tokenizer = RunDirectory.of(config).tokenizer
-    _, step_seconds = fresh(trainer_speed, peer, tokenizer, rows, min(0.1 * seconds, 60.0))
-    steps = max(int(seconds / step_seconds), 1)
+    with bench.budget.spending("trainer: a short run"), Session(trainer_speed, peer, tokenizer, rows) as session:
+        speed = session(min(0.1 * seconds, 60.0))
+    steps = max(int(seconds / speed.step_seconds), 1)
     falling = {"num_decay_steps": round(DECAY * steps), "decay_type": "1-sqrt"}
     arguments = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": falling}
     peer = Peer(peer.model, {**peer.arguments, **arguments}, peer.length)
-    loss, schedule = fresh(_trainer_loss, config, peer, rows, seconds, steps, folder)
+    with bench.budget.spending("trainer"):
+        loss, schedule = fresh(_trainer_loss, config, peer, rows, seconds, steps, folder)
     return {"loss": loss, "schedule": schedule, "steps": float(steps)}
 
 
@@ -130,25 +142,9 @@ def train_peer(config: Config, rows: np.ndarray, seconds: float, folder: Path) -
 
 
 def our_loss(config: Config, seconds: float, folder: Path) -> dict[str, float]:
-    """Train for so many seconds, and score; `loss`, and the `steps` and `tokens` that were made.
-
-    Args:
-        folder: of the run; its `model/` stays there.
-    """
-    deadline = Deadline(seconds)
-    run = RunDirectory(folder)
-    run.tokenizer = RunDirectory.of(config).tokenizer
-    with contextlib.redirect_stdout(io.StringIO()):
-        minutes = Budget(minutes=seconds / 60)
-        training = config.training.model_copy(update={"budget": minutes})
-        pretraining = Pretraining(config.model_copy(update={"training": training}), run)
-        # What making it has taken is gone from the budget; of that, the run has counted a part itself.
-        left = Budget(minutes=(max(deadline.left(), 0.01) + pretraining.progress.seconds) / 60)
-        pretraining.settings = training.model_copy(update={"budget": left})
-        pretraining.train()
-        pretraining.export()
-        progress = pretraining.progress
-    return {"loss": _loss(run.model, config), "steps": progress.step, "tokens": progress.tokens}
+    """Train for so many seconds, and score: what `our_training` returns, and `loss`."""
+    made = our_training(config, seconds, folder)
+    return {"loss": _loss(RunDirectory(folder).model, config), **made}
 
 
 def _trainer_loss(
@@ -158,11 +154,10 @@ def _trainer_loss(
     tokenizer = load(RunDirectory.of(config).tokenizer)
     settings = Peer(peer.model, {**peer.arguments, "max_steps": steps}, peer.length)
     deadline = Deadline(seconds)
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer = make_trainer(settings, tokenizer, rows, deadline, folder)
-        trainer.train()
-        trainer.save_model(str(folder))
-        tokenizer.save_pretrained(folder)
+    trainer = make_trainer(settings, tokenizer, rows, deadline, folder)
+    trainer.train()
+    trainer.save_model(str(folder))
+    tokenizer.save_pretrained(folder)
     return _loss(folder, config), deadline.steps / steps
 
 
@@ -171,7 +166,7 @@ def _loss(model_folder: Path, config: Config) -> float:
     run = RunDirectory.of(config)
     tokenizer, length = load(run.tokenizer), config.stream.sequence_length
     held_out = HeldOutSet(run.validation, tokenizer, length, source_names(config.text), packing=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     model = AutoModelForMaskedLM.from_pretrained(model_folder, dtype=torch.float32).to(device).eval()
     forward = MaskedLogits(model, packing=True)
     return held_out_pass(forward, held_out, 32, device, contextlib.nullcontext)["loss"]

@@ -1,17 +1,12 @@
-"""Both sides of a comparison in one setting: `transformers.Trainer`, and our loop.
+"""`transformers.Trainer` in the reference setting.
 
-The reference setting on a CPU is a ModernBERT of 6 layers × 384 with a vocabulary of 8,192, rows of 128 tokens, 32 a
-batch; on a GPU, 12 layers × 768, a vocabulary of 16,384, rows of 512, 64 a batch.
-Everything here that trains is called in a process of its own (`figures.common.fresh`).
+Everything here that trains is called in a process of its own (`figures.session`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,133 +23,12 @@ from transformers import (
 )
 
 from figures.clocks import Clock, Stopwatch
-from figures.common import bench_config, fresh, load, run_stage, source_section
-from mlm_pretrain import stages
+from figures.common import load
+from figures.reference import BERT, TEXT_ENDED, Rows
+from figures.session import Rounds
 from mlm_pretrain.config import Config, ModelConfig
+from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import build_model
-from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.stream.loader import GlobalBatch
-from mlm_pretrain.training.device import choose_precision, make_accelerator
-from mlm_pretrain.training.loop import Pretraining
-
-
-def _sizes(on_gpu: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:
-    """A ModernBERT; a BERT of the same size, whose feed-forward layers are four times as wide as the model, as BERT's
-    are; and the sections of a run."""
-    width, layers, heads, gated = (768, 12, 12, 1152) if on_gpu else (384, 6, 6, 1024)
-    common = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
-    return (
-        {"model_type": "modernbert", "config": {**common, "intermediate_size": gated}},
-        {"model_type": "bert", "config": {**common, "intermediate_size": 4 * width}},
-        {
-            "text": {"validation_fraction": 0.03, "validation_max_bytes": "500KB"},
-            "tokenizer": {"vocab_size": 16384 if on_gpu else 8192, "max_bytes": "8MB"},
-            "stream": {
-                "sequence_length": 512 if on_gpu else 128,
-                "shuffle_window": "16MB",
-                "packing_buffer": "2MB" if on_gpu else "500KB",
-            },
-            # Whoever measures speed stops the clock himself.
-            "training": {
-                "budget": {"steps": 1_000_000},
-                "global_batch_size": 64 if on_gpu else 32,
-                "save_steps": None,
-            },
-        },
-    )
-
-
-MODEL, BERT, SECTIONS = _sizes(torch.cuda.is_available())
-Rows = np.ndarray | list[list[int]]
-"""Token ids, special tokens included: [rows, L], or rows of different lengths."""
-
-
-def reference_config(folder: Path, data: Path | None, **sections: dict[str, Any]) -> Config:
-    """A run in the reference setting; `sections` go over it, key by key."""
-    merged = {name: {**SECTIONS.get(name, {}), **sections.get(name, {})} for name in {**SECTIONS, **sections}}
-    return bench_config(folder, [source_section(data)], **{"model": MODEL, **merged})
-
-
-def train_tokenizer(config: Config) -> Path:
-    """Train the run's tokenizer and set its held-out documents aside; the tokenizer's folder."""
-    fresh(run_stage, stages.train_tokenizer, config)
-    return RunDirectory.of(config).tokenizer
-
-
-def precision_here(config: Config) -> str:
-    """What `bf16: auto` comes to on this device: "bf16" or "no"."""
-    return fresh(_precision, config)
-
-
-def _precision(config: Config) -> str:
-    return choose_precision(config.training, make_accelerator(config.training).device)
-
-
-# -- rounds ------------------------------------------------------------------------------------------------------
-
-
-def in_turn(systems: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each system gives, round by round."""
-    figures: dict[str, list[float]] = {name: [] for name in systems}
-    for _ in range(rounds):
-        for name, system in systems.items():
-            figures[name].append(system())
-    return figures
-
-
-def medians(figures: Mapping[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in figures.items()}
-
-
-def median_ratio(ours: list[float], *theirs: list[float]) -> float:
-    """Ours to the best of theirs, of the same round: what else the machine did, it did to all."""
-    return statistics.median(mine / max(others) for mine, *others in zip(ours, *theirs, strict=True))
-
-
-# -- our side ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class OurSpeed:
-    tokens_per_second: float
-    step_seconds: float
-    precision: str
-    compiled: bool
-    compile_seconds: float
-    """What the run took before its first step, to find its micro-batch and to compile."""
-
-
-class _TimeIsUp(Exception):
-    pass
-
-
-def our_speed(config: Config, tokenizer: Path, seconds: float) -> OurSpeed:
-    """Run our loop until its stopwatch is over; nothing is saved."""
-    stopwatch = Stopwatch(seconds)
-
-    def on_batch(step: int, batch: GlobalBatch) -> None:
-        stopwatch.tick(batch.tokens)
-        if stopwatch.is_over():
-            raise _TimeIsUp
-
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        # A run of its own, so that nothing is resumed; the tokenizer is the common one.
-        run = RunDirectory(folder)
-        run.tokenizer = tokenizer
-        training = Pretraining(config, run)
-        before = training.progress.seconds
-        with contextlib.suppress(_TimeIsUp):
-            training.train(on_batch)
-        return OurSpeed(
-            stopwatch.tokens_per_second(),
-            (stopwatch.ended - stopwatch.began) / stopwatch.timed_steps,
-            training.numerics.precision,
-            training.numerics.compiled,
-            before,
-        )
-
-
-# -- the peer ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -245,13 +119,18 @@ def make_trainer(
 
 
 def trainer_speed(
-    peer: Peer, tokenizer: Path, rows: Rows, seconds: float, kind: type[TimedTrainer] = TimedTrainer
-) -> tuple[float, float]:
-    """(real tokens a second, seconds a step) of a Trainer, until its stopwatch is over."""
-    stopwatch = Stopwatch(seconds)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    rounds: Rounds, peer: Peer, tokenizer: Path, rows: Rows, kind: type[TimedTrainer] = TimedTrainer
+) -> None:
+    """Run a Trainer in rounds, each of which comes to a `Speed`.
+
+    Raises:
+        UserError: the rows were at their end.
+    """
+    stopwatch = Stopwatch(rounds)
+    with tempfile.TemporaryDirectory() as folder:
         make_trainer(peer, load(tokenizer), rows, stopwatch, folder, kind).train()
-    return stopwatch.tokens_per_second(), (stopwatch.ended - stopwatch.began) / stopwatch.timed_steps
+    if not stopwatch.is_over():
+        raise UserError(TEXT_ENDED)
 
 
 def filled_rows(tokenizer: Path, texts: Sequence[str], length: int, count: int | None = None) -> np.ndarray:

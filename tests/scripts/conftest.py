@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +19,45 @@ from mlm_pretrain.training import device
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 
-def _here(function: Callable[..., Any], *arguments: Any) -> Any:
-    """As `figures.common.fresh`, but without a new process, which imports for seconds."""
+class _Thread(threading.Thread):
+    """In place of a process, which imports for seconds."""
+
+    pid = os.getpid()
+
+    def kill(self) -> None:
+        assert not self.is_alive(), "a session ends when it is closed"
+
+
+def _start(
+    target: Callable[..., None], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[_Thread, Connection]:
+    ours, theirs = multiprocessing.Pipe()
     function, arguments = pickle.loads(pickle.dumps((function, arguments)))
-    return function(*arguments)
+
+    def run() -> None:
+        with theirs:
+            target(theirs, function, arguments)
+
+    thread = _Thread(target=run)
+    thread.start()
+    return thread, ours
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two layers and short rows in place of the reference setting; a round each, all in this process."""
-    from figures import mfu, processes, scaling, short_documents, throughput, time_to_loss, trainer
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures measure in threads of this process."""
+    from figures import session
+
+    monkeypatch.setattr(session, "_start", _start)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, here: None) -> None:
+    """Two layers and short rows in place of the reference setting."""
+    from figures import budget, reference, scaling
 
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    for model in (trainer.MODEL, trainer.BERT):
+    for model in (reference.MODEL, reference.BERT):
         monkeypatch.setitem(model, "config", shape)
     plain = {"bf16": False, "torch_compile": False}
     training = {"budget": {"steps": 1_000_000}, "global_batch_size": 8, "save_steps": None, **plain}
@@ -37,12 +67,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "stream": {"sequence_length": 48, "shuffle_window": "15KB", "packing_buffer": "4KB"},
         "training": training,
     }
-    monkeypatch.setattr(trainer, "SECTIONS", sections)
-    for module in (mfu, processes, short_documents, throughput):
-        monkeypatch.setattr(module, "ROUNDS", 1)
-    for module in (mfu, processes, scaling, short_documents, throughput, time_to_loss, trainer):
-        monkeypatch.setattr(module, "fresh", _here)
+    monkeypatch.setattr(reference, "SECTIONS", sections)
+    monkeypatch.setattr(budget, "LEAST_SECONDS", 0.05)
     monkeypatch.setitem(device.PRODUCTS, "cpu", [(512, 512, 512)])
     monkeypatch.setattr(scaling, "LENGTHS", (48, 96))
     monkeypatch.setattr(scaling, "WIDTHS", (32,))
     monkeypatch.setattr(scaling, "LAYERS", (1,))
+    monkeypatch.setattr(scaling, "MORE_LENGTHS", ())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,29 +13,37 @@ from transformers import PreTrainedTokenizerFast
 from mlm_pretrain.errors import UserError
 
 
-def test_the_stopwatch_leaves_out_the_warmup_and_the_step_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+class _Rounds:
+    """Asks for rounds of these seconds, one after another."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.results: list[Any] = []
+        self._seconds = iter(seconds)
+
+    def next(self, result: Any) -> float | None:
+        self.results.append(result)
+        return next(self._seconds, None)
+
+
+def test_the_stopwatch_leaves_out_the_warmup_the_pauses_and_the_step_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     from figures import clocks
 
     now = [0.0]
     monkeypatch.setattr(clocks.time, "perf_counter", lambda: now[0])
-    stopwatch = clocks.Stopwatch(seconds=10.0)
-    for step in range(100):
-        # The warm-up steps are slow, and have other tokens.
-        stopwatch.tick(torch.tensor(1000 if step < clocks.WARMUP_STEPS else 50))
-        if stopwatch.is_over():
-            break
-        now[0] += 60.0 if step < clocks.WARMUP_STEPS else 2.5
-    assert stopwatch.timed_steps == 4
-    assert stopwatch.tokens_per_second() == 50 / 2.5
-
-
-def test_a_stopwatch_that_was_not_run_out_says_so() -> None:
-    from figures.clocks import Stopwatch
-
-    stopwatch = Stopwatch(seconds=0.0)
-    stopwatch.tick(1)
-    with pytest.raises(UserError, match="after 1 steps"):
-        stopwatch.tokens_per_second()
+    monkeypatch.setattr(clocks, "RESUME_STEPS", 1)
+    rounds = _Rounds(10.0, 5.0)
+    stopwatch = clocks.Stopwatch(rounds, compiled=1.0)
+    begun = 0
+    while not stopwatch.is_over():
+        # The warm-up steps are slow, and have other tokens; so has the step after each pause.
+        slow = begun < clocks.WARMUP_STEPS or begun in (clocks.WARMUP_STEPS + 1, clocks.WARMUP_STEPS + 6)
+        stopwatch.tick(torch.tensor(1000 if slow else 50))
+        begun += 1
+        now[0] += 60.0 if slow else 2.5
+    # One step as a first look, then 10 s and 5 s.
+    assert [(speed.tokens_per_second, speed.step_seconds) for speed in rounds.results] == [(50 / 2.5, 2.5)] * 3
+    assert begun == clocks.WARMUP_STEPS + 1 + (1 + 4) + (1 + 2) + 1
+    assert rounds.results[0].facts == {"compiled": 1.0}
 
 
 def test_the_deadline_ends_where_half_a_step_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +98,18 @@ def test_the_longest_documents_have_the_median() -> None:
     assert longest([10, 20], 30) == [1]
 
 
-def test_ratios_are_of_the_same_round_and_to_the_best() -> None:
-    from figures.trainer import in_turn, median_ratio
+def test_shares_that_there_is_no_time_for_are_not_tried() -> None:
+    from figures.time_to_loss import SHARES, least_share
 
-    speeds = in_turn({"ours": iter([4.0, 9.0, 30.0]).__next__, "a": iter([2.0, 1.0, 5.0]).__next__}, rounds=3)
-    assert speeds == {"ours": [4.0, 9.0, 30.0], "a": [2.0, 1.0, 5.0]}
-    assert median_ratio(speeds["ours"], speeds["a"]) == 6.0
-    assert median_ratio(speeds["ours"], speeds["a"], [4.0, 3.0, 15.0]) == 2.0
+    assert least_share(lambda share: True, SHARES, lambda share: share >= 1 / 3) == 1 / 3
+    assert least_share(lambda share: True, SHARES, lambda share: False) == 1.0
+
+
+def test_ratios_are_of_the_same_round_and_to_the_best() -> None:
+    from figures.loops import median_ratio
+
+    assert median_ratio([4.0, 9.0, 30.0], [2.0, 1.0, 5.0]) == 6.0
+    assert median_ratio([4.0, 9.0, 30.0], [2.0, 1.0, 5.0], [4.0, 3.0, 15.0]) == 2.0
 
 
 def test_every_figure_is_there_and_says_what_it_is() -> None:
@@ -103,7 +118,8 @@ def test_every_figure_is_there_and_says_what_it_is() -> None:
     for name in bench.FIGURES:
         figure = bench.load_figure(name)
         assert figure.__name__ == name
-        assert figure.__doc__
+        assert inspect.getdoc(figure) == bench.about(name)
+        assert bench.about(name)
 
 
 def test_labelled_sets_are_found_by_their_files(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""What every figure is given: its time, its folders, and what was prepared before."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mlm_pretrain
+from figures.budget import Budget
+
+UNUSED_DAYS = 14
+"""After so many days without use, something kept is deleted."""
+VERSIONS = ("torch", "transformers", "datasets", "tokenizers")
+
+
+@dataclass
+class Bench:
+    """One call of a figure."""
+
+    budget: Budget
+    folder: Path
+    """Empty, for this figure alone."""
+    work: Path
+    """What is kept between calls."""
+    data: Path | None = None
+    """The user's own text or labelled sets."""
+
+    @property
+    def minutes(self) -> int:
+        """Whole minutes of the budget, at least one. Sizes that follow them are the same in every call."""
+        return max(int(self.budget.seconds / 60), 1)
+
+    def kept(self, name: str, depends: dict[str, Any], make: Callable[[Path], None]) -> Path:
+        """A folder that was made by an earlier call, or is made now.
+
+        Args:
+            depends: what its content follows from, beside the code of the package and the versions of libraries.
+            make: fills the folder that it is given; what fails leaves nothing.
+        """
+        described = json.dumps({"code": code_digest(), "versions": versions(), **depends}, sort_keys=True, default=str)
+        folder = self.work / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+        if not folder.is_dir():
+            with self.budget.spending(f"preparing: {name}"), tempfile.TemporaryDirectory(dir=self.work) as partial:
+                make(Path(partial, "made"))
+                with contextlib.suppress(OSError):  # another call has made it meanwhile
+                    Path(partial, "made").rename(folder)
+        os.utime(folder)
+        return folder
+
+
+def open_work(folder: Path) -> Path:
+    """Make the folder for what is kept, and delete what wasn't used for long.
+
+    The compiler's graphs are kept there too: processes that are started from now on read and write them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.is_dir() and time.time() - old.stat().st_mtime > 86400 * UNUSED_DAYS:
+            shutil.rmtree(old, ignore_errors=True)
+    compiled = folder / "compiled"
+    compiled.mkdir(exist_ok=True)
+    os.utime(compiled)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+    return folder
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the package's source: what another commit has prepared isn't used."""
+    root = Path(mlm_pretrain.__file__).parent
+    whole = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        whole.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return whole.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that figures depend on."""
+    return {name: version(name) for name in VERSIONS}
+
+
+def device_here() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
