@@ -11,7 +11,7 @@ from figures.labelled import mean_and_std, sets_of, text_of, with_seed
 from figures.reference import reference
 from figures.session import fresh
 from figures.setting import Bench
-from figures.time_to_loss import OURS, our_loss, train_peer, training_rows
+from figures.time_to_loss import LEAST_SECONDS, OURS, our_loss, train_peer, training_rows
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.run import RunDirectory
@@ -38,7 +38,7 @@ def downstream(bench: Bench) -> dict[str, float]:
     config, _ = reference(bench, text, **OURS)
     with bench.budget.spending("preparing: rows"):
         rows = training_rows(config, text)
-    seconds = SHARE * bench.budget.left()
+    seconds = max(SHARE * bench.budget.left(), LEAST_SECONDS)
     encoders = {"ours": RunDirectory(bench.folder / "ours").model, "trainer": bench.folder / "trainer"}
     with bench.budget.spending("pretraining: ours"):
         figures = {"ours_loss": fresh(our_loss, config, seconds, bench.folder / "ours")["loss"]}

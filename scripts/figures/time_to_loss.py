@@ -38,6 +38,8 @@ DECAY = 0.2
 SHARES = (1 / 5, 1 / 4, 1 / 3, 1 / 2, 2 / 3)
 """Of the peer's time; ours is tried at some of them."""
 THIRD = SHARES.index(1 / 3)
+LEAST_SECONDS = 15.0
+"""Of a training: a third of it has room for some steps."""
 TRAININGS = 4.5
 """That the time has room for: the peer's, a tenth before it, ours, a third, shares tried, and what is around each."""
 
@@ -62,7 +64,7 @@ def time_to_loss(bench: Bench) -> dict[str, float]:
     config, _ = reference(bench, bench.data, **OURS)
     with bench.budget.spending("preparing: rows"):
         rows = training_rows(config, bench.data)
-    seconds = bench.budget.left() / TRAININGS
+    seconds = max(bench.budget.left() / TRAININGS, LEAST_SECONDS)
     peer = train_peer(bench, config, rows, seconds, bench.folder / "trainer")
     trainer = peer["loss"]
     ours: dict[float, float] = {}

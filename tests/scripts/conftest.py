@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,8 +36,12 @@ def _start(
     function, arguments = pickle.loads(pickle.dumps((function, arguments)))
 
     def run() -> None:
-        with theirs:
+        try:
             target(theirs, function, arguments)
+        except Exception:
+            traceback.print_exc()  # as a process does
+        finally:
+            theirs.close()
 
     thread = _Thread(target=run)
     thread.start()
@@ -54,7 +59,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, here: None) -> None:
     """Two layers and short rows in place of the reference setting."""
-    from figures import budget, reference, scaling
+    from figures import budget, reference, scaling, time_to_loss
 
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     for model in (reference.MODEL, reference.BERT):
@@ -68,7 +73,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch, here: None) -> None:
         "training": training,
     }
     monkeypatch.setattr(reference, "SECTIONS", sections)
-    monkeypatch.setattr(budget, "LEAST_SECONDS", 0.05)
+    for bound in ("LEAST_SECONDS", "MOST_SECONDS"):
+        monkeypatch.setattr(budget, bound, 0.05)
+    monkeypatch.setattr(time_to_loss, "LEAST_SECONDS", 0.6)
     monkeypatch.setitem(device.PRODUCTS, "cpu", [(512, 512, 512)])
     monkeypatch.setattr(scaling, "LENGTHS", (48, 96))
     monkeypatch.setattr(scaling, "WIDTHS", (32,))
