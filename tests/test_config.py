@@ -44,6 +44,7 @@ def test_every_config_file_is_valid_and_resolves_to_itself(path: Path, tmp_path:
         ("objective: {masking: span, mask_count: exact}", "mask_count: exact goes with masking: token only"),
         ("text: {sources: [{path: x}]}", "text.sources.0.source: this key is needed and missing"),
         ("model: {preset: mini, path: x}", "model: give one of preset, model_type, path"),
+        ("model: {model_type: ''}", "model: model_type is empty"),
         ("stream: {shuffle_window: 3XB}", "stream.shuffle_window: '3XB' is not a size"),
         ("tokenizer: {add_tokens: [x]}", "tokenizer: add_tokens extends an existing tokenizer"),
         ("tasks: [{task: ner, name: a}, {task: ner, name: a}]", "two tasks are named 'a'"),

@@ -71,6 +71,8 @@ class ModelConfig(Section):
     def _one_origin(cls, data: Any) -> Any:
         if isinstance(data, dict):
             given = [key for key in ("preset", "model_type", "path") if data.get(key) is not None]
+            if empty := [key for key in given if data[key] == ""]:
+                raise ValueError(f"{empty[0]} is empty; give its name, or leave it out")
             if len(given) > 1:
                 raise ValueError(f"give one of preset, model_type, path; {' and '.join(given)} are given")
             if "path" in given and data.get("init_from") is not None:
