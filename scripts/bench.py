@@ -27,9 +27,6 @@ import argparse
 import ast
 import importlib
 import json
-import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -37,12 +34,11 @@ from pathlib import Path
 from typing import Any
 
 from figures.budget import Budget
-from figures.setting import Bench, device_here, open_work, versions
+from figures.setting import Bench, machine, open_work
 
-from mlm_pretrain import __version__, telemetry
+from mlm_pretrain import telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.cache import cache_folder
-from mlm_pretrain.training.device import describe_device
 
 Figure = Callable[[Bench], dict[str, float]]
 MINUTES = 2.5
@@ -76,29 +72,6 @@ def about(name: str) -> str:
     source = (Path(__file__).parent / "figures" / f"{name}.py").read_text(encoding="utf-8")
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     return ast.get_docstring(functions[name]) or ""
-
-
-def machine() -> dict[str, str]:
-    """What the figures were measured on, and of what."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "commit": _commit(),
-        "processor": model or platform.processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "device": describe_device(device_here()),
-        "python": platform.python_version(),
-        **versions(),
-    }
-
-
-def _commit() -> str:
-    """Of the checkout that this file is in, marked if something was changed since; else the package's version."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return f"version {__version__}"
 
 
 def measure(name: str, minutes: float, work: Path, data: Path | None) -> dict[str, Any]:

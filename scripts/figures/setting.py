@@ -7,7 +7,9 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ import torch
 
 import mlm_pretrain
 from figures.budget import Budget
+from mlm_pretrain.training.device import describe_device
 
 UNUSED_DAYS = 14
 """After so many days without use, something kept is deleted."""
@@ -94,3 +97,26 @@ def versions() -> dict[str, str]:
 
 def device_here() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on, and of what."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "commit": _commit(),
+        "processor": model or platform.processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "device": describe_device(device_here()),
+        "python": platform.python_version(),
+        **versions(),
+    }
+
+
+def _commit() -> str:
+    """Of the checkout that this file is in, marked if something was changed since; else the package's version."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {mlm_pretrain.__version__}"
