@@ -7,6 +7,7 @@ written beside their place and renamed, so that a killed process leaves the old 
 from __future__ import annotations
 
 import contextlib
+import errno
 import datetime
 import re
 import time
@@ -107,12 +108,14 @@ class RunDirectory:
         """What `config.yaml` says, as plain data; empty if there is none.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or can't be read.
         """
         try:
             standing = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):  # no such run, nor can there be
+                return {}
+            raise UserError(f"{self.config}: {error.strerror}") from None
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{self.config}: damaged ({error}); delete it and rerun the stage") from None
         return standing if isinstance(standing, dict) else {}
