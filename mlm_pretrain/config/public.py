@@ -40,7 +40,7 @@ _SHOWN = {
     "tokenizer": "path revision add_tokens algorithm normalization",
     "stream": "prepared",
     "objective": "name masking mask_count",
-    "model": "preset model_type path init_from revision attn_implementation",
+    "model": "preset model_type path init_from init_embeddings revision attn_implementation",
     "training": f"{_OPTIMIZER} recipe torch_compile on_bad_loss report_to",
     "evaluation": "fill_mask",
     "tasks": f"{_TASK} {_OPTIMIZER}",

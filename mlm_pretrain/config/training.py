@@ -57,6 +57,10 @@ class ModelConfig(Section):
     """Continue this checkpoint: a folder, a run's `model/` or a Hub repository."""
     init_from: str | None = None
     """Fill the new model (`preset`, `model_type`) with the weights of this smaller one of its architecture, tiled."""
+    init_embeddings: str = "auto"
+    """How a new model's embeddings of tokens begin. cooccurrence: from how often tokens are near each other in the
+    first of the run's text; random: as the architecture draws them. auto: cooccurrence for a new model, and random with
+    `path` or `init_from`."""
     revision: str | None = None
     """Of the Hub repository in `path` or `init_from`."""
     config: dict[str, Any] = {}
@@ -83,6 +87,15 @@ class ModelConfig(Section):
     def _preset_by_default(self) -> ModelConfig:
         if not (self.preset or self.model_type or self.path):
             self.__dict__["preset"] = "mini"  # and still nobody has given it
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_what_it_starts_from(self) -> ModelConfig:
+        origin = "path" if self.path else "init_from" if self.init_from else None
+        if origin and self.init_embeddings not in ("auto", "random"):
+            raise ValueError(
+                f"init_embeddings: {self.init_embeddings} would overwrite the embeddings of {origin}; leave it out"
+            )
         return self
 
 

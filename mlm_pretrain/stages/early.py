@@ -18,14 +18,16 @@ def check_names(config: Config) -> None:
     """Look up all that pretraining names.
 
     Raises:
-        UserError: there is no such objective, source, optimizer, schedule, preset or architecture.
+        UserError: there is no such objective, source, initialisation, optimizer, schedule, preset or architecture.
     """
+    from mlm_pretrain.models.initialisation import INITIALISATIONS, chosen_initialisation
     from mlm_pretrain.objectives.base import OBJECTIVES
     from mlm_pretrain.text.sources import SOURCES
 
     for source in config.text.sources:
         SOURCES[source.source]
     OBJECTIVES[config.objective.name]
+    INITIALISATIONS[chosen_initialisation(config.model)]
     _check_recipe("training.", config.training)
     if not config.model.path:
         model_keys(config.model)

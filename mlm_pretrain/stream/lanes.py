@@ -64,6 +64,11 @@ class RowSource(ABC):
         if self._ahead is None:
             self._ahead = _readers().submit(self._read)
 
+    def close(self) -> None:
+        """Don't begin to read what isn't being read yet."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+
     def take(self) -> Row | None:
         """The next row; None if the source is at its end.
 
@@ -201,6 +206,16 @@ class LaneRows:
         """Begin to read what the next rows are made of."""
         for source in self._sources:
             source.read_ahead()
+
+    def close(self) -> None:
+        """Read nothing ahead any more, because no further row will be taken."""
+        for source in self._sources:
+            source.close()
+
+    @property
+    def is_through(self) -> bool:
+        """Whether every source has been read once."""
+        return all(ended or source.epoch > 0 for ended, source in zip(self._ended, self._sources, strict=True))
 
     def take(self, count: int) -> list[Row | None]:
         """The next rows; None stands for each that isn't there because the text is at its end."""

@@ -33,6 +33,8 @@ VOCABULARY = "the tokenizer"
 SHARDS = "the prepared shards"
 STREAM_ORDER = "the order of the stream"
 KEPT = {"training.bf16", "training.fp16", "training.torch_compile"}
+# What checkpoints of older versions don't say, and nothing depends on after a run's first step.
+UNSAID = {"model.init_embeddings"}
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Progress:
     """Real tokens seen, padding not counted."""
     seconds: float = 0.0
     """Wall-clock time of training, over all parts of the run."""
+    initialisation: dict[str, Any] = field(default_factory=dict)
+    """How the weights began, for the records: what a part of `INITIALISATIONS` did."""
     skipped_steps: int = 0
     """Steps that were left out because their loss was bad; `step` counts them."""
     stream: dict[str, Any] | None = None
@@ -93,7 +97,7 @@ def refuse_changes(checkpoint: object, old: dict[str, Any], new: dict[str, Any])
             "order; train on with that one, or choose another run.name (what the run has made can be used all the same)"
         )
     for key in sorted(set(old) | set(new)):
-        if old.get(key) == new.get(key):
+        if old.get(key) == new.get(key) or (key in UNSAID and key not in old):
             continue
         if key.startswith("training.budget."):
             telemetry.warn(f"{key}: was {old.get(key)}, is {new.get(key)} now; the schedule follows the new budget")

@@ -28,6 +28,7 @@ from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
 from mlm_pretrain.text.vocabulary import ordinary_token_ids
 from mlm_pretrain.training import checkpoint as checkpoints
 from mlm_pretrain.training.bad_loss import first_not_finite
+from mlm_pretrain.training.initialise import initialise
 from mlm_pretrain.training.numerics import Numerics, seed_process, settle_numerics, settle_step
 from mlm_pretrain.training.optim import make_optimizer
 from mlm_pretrain.training.probe import Probe
@@ -71,6 +72,9 @@ class TrainingState:
         if config.stream.prepared:
             settings = prepared_settings(config, settled.packing, self.identity[VOCABULARY], self._corpus)
             refuse_stale(prepared_folder(config), settings)
+        if not saved:
+            self.progress.initialisation = initialise(config, model, self.tokenizer, settled.packing, self.processes)
+            self.progress.seconds += self.progress.initialisation.get("seconds", 0.0)
         if self.settings.gradient_checkpointing:
             model.activation_checkpointing_enable()
         leave_out_token_types(self.tokenizer, model.config)
@@ -178,6 +182,7 @@ class TrainingState:
             "seconds": round(progress.seconds, 3),
             "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
             "parameters": self.model.num_parameters(),
+            "initialisation": progress.initialisation,
             "sources": sources,
             "tuning": self.tuning,
             **asdict(self.numerics),
