@@ -18,6 +18,9 @@ ARCHITECTURES = {
     "electra": "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators, arXiv:2003.10555",
 }
 MASKINGS = {"span": "SpanBERT: Improving Pre-training by Representing and Predicting Spans, arXiv:1907.10529"}
+INITIALISATIONS = {
+    "cooccurrence": "Neural Word Embedding as Implicit Matrix Factorization, NIPS, Levy and Goldberg",
+}
 OPTIMIZERS = {
     "adamw": "Decoupled Weight Decay Regularization (AdamW), arXiv:1711.05101",
     "stable_adamw": "Stable and low-precision training for large-scale vision-language models, arXiv:2304.13013",
@@ -49,9 +52,11 @@ def method(facts: CardFacts) -> list[str]:
     """The papers that the pretraining rests on."""
     config, model = facts.config, facts.model
     optimizer = OPTIMIZERS.get(config.training.optim)
+    begun = facts.pretraining.initialisation if facts.pretraining else None
     papers = [
         MASKED_LM,
         ARCHITECTURES.get(model.model_type or "") if model else None,
+        INITIALISATIONS.get(begun.method or "") if begun else None,
         MASKINGS.get(config.objective.masking),
         optimizer,
         SCHEDULES.get(config.training.lr_scheduler_type),

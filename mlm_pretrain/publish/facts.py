@@ -71,11 +71,20 @@ class EnergyFacts(Facts):
     method: str | None = None
 
 
+class InitialisationFacts(Facts):
+    """How the weights began, where a sample of the text decided it."""
+
+    method: str | None = None
+    sample_tokens: int | None = None
+    tokens_with_vectors: int | None = None
+
+
 class Pretraining(Facts):
     steps: int | None = None
     tokens: int | None = None
     tokens_per_second: Number = None
     parameters: int | None = None
+    initialisation: InitialisationFacts | None = None
     sources: dict[str, SourceUse] = {}
     precision: str | None = None
     device: str | None = None

@@ -29,8 +29,8 @@ def initialise(
     the model is wrapped for them.
 
     Returns:
-        For the records: `name`, `sample_tokens`, `seconds`, and what the initialisation says of itself; empty if there
-        was nothing to do.
+        For the records: `method`, `sample_tokens`, `seconds`, and what the initialisation says of itself; empty if
+        there was nothing to do.
 
     Raises:
         UserError: a source can't be read.
@@ -46,7 +46,7 @@ def initialise(
         )
         facts = INITIALISATIONS[name](model, tokenizer, sample, config.run.seed)
         seconds = time.monotonic() - started
-        facts = {"name": name, "sample_tokens": sample.tokens, **facts, "seconds": round(seconds, 3)}
+        facts = {"method": name, "sample_tokens": sample.tokens, **facts, "seconds": round(seconds, 3)}
         telemetry.say(f"embeddings begin from the {name} of {sample.tokens:,} tokens: {seconds:.1f} s")
     return processes.broadcast(facts)
 

@@ -186,6 +186,12 @@ def test_a_citation_is_bibtex(full_run: RunDirectory) -> None:
         "  url = {https://huggingface.co/tester/mini}\n}\n"
     )
     assert "arXiv:1810.04805" in cited and "AdamW" in cited
+    assert "Implicit Matrix Factorization" not in cited
+    begun = {"method": "cooccurrence", "sample_tokens": 54321, "tokens_with_vectors": 432}
+    full_run.record({"pretraining": {"initialisation": begun}})
+    card = render_encoder_card(read_facts(full_run)).text
+    assert "Implicit Matrix Factorization" in section(card, "Citation")
+    assert "Embeddings of 432 tokens began from: their `cooccurrence` in 54,321 tokens of the training text" in card
 
 
 def test_pictures_lie_beside_the_cards_that_show_them(full_run: RunDirectory) -> None:

@@ -111,7 +111,7 @@ def test_a_resumed_run_counts_nothing_and_remembers(
     stages.pretrain(config)
     assert "embeddings begin from the cooccurrence of" in capsys.readouterr().err
     first = results(run)
-    assert first["name"] == "cooccurrence"
+    assert first["method"] == "cooccurrence"
     assert first["tokens_with_vectors"] > 100
     assert first["sample_tokens"] > 1000
     stages.pretrain(with_budget(config, 8))
@@ -138,7 +138,7 @@ def test_a_part_of_ones_own_is_found_by_its_name(corpus: Path, tmp_path: Path) -
         del INITIALISATIONS._entries["by id"]
     run = RunDirectory.of(config)
     facts = results(run)
-    assert (facts["name"], facts["of"], facts["seed"]) == ("by id", facts["sample_tokens"], 0)
+    assert (facts["method"], facts["of"], facts["seed"]) == ("by id", facts["sample_tokens"], 0)
     weight = embeddings(run)
     torch.testing.assert_close(weight[:, 0], torch.arange(len(weight)) / 1000)
 
