@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -179,6 +180,25 @@ def test_sections_made_in_python_have_the_same_bounds() -> None:
     for keys in ({"learning_rate": float("nan")}, {"seeds": [2**70]}, {"optim_args": {"eps": float("inf")}}):
         with pytest.raises(ValueError, match=r"finite|less than"):
             TaskConfig(task="ner", name="a", **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "strategy"),
+    [
+        ({}, "no"),
+        ({"early_stopping_patience": 2}, "epoch"),
+        ({"load_best_model_at_end": True}, "epoch"),
+        ({"load_best_model_at_end": False}, "no"),
+        ({"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 5}, "steps"),
+    ],
+    ids=str,
+)
+def test_validation_is_scored_in_training_where_something_depends_on_it(keys: dict[str, Any], strategy: str) -> None:
+    assert TaskConfig(task="ner", name="a", **keys).eval_strategy == strategy
+    for key in keys.keys() - {"eval_strategy", "eval_steps"}:
+        if keys[key]:
+            with pytest.raises(ValueError, match=f"{key} needs evaluations"):
+                TaskConfig(task="ner", name="a", **{**keys, "eval_strategy": "no"})
 
 
 @pytest.mark.parametrize(

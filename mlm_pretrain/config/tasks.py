@@ -150,8 +150,9 @@ class TaskConfig(OptimizerSection):
     sweep: Sweep = Sweep()
 
     # -- evaluation during training
-    eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
-    """When validation is scored; no: at the end alone."""
+    eval_strategy: Literal["no", "epoch", "steps"] = "no"
+    """When validation is scored during training; no: at the end alone, and only where something follows from it. By
+    default `epoch` with `load_best_model_at_end` or `early_stopping_patience`, else `no`."""
     eval_steps: Positive | None = None
     load_best_model_at_end: bool | None = None
     """Whether the weights of the best evaluation are kept rather than the last ones. By default where training stops
@@ -173,12 +174,22 @@ class TaskConfig(OptimizerSection):
         sweep = data.get("sweep", {})
         return {**FROZEN, **data, "sweep": {**FROZEN["sweep"], **sweep} if isinstance(sweep, dict) else sweep}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluations_that_are_needed(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not (
+            data.get("load_best_model_at_end") or data.get("early_stopping_patience") is not None
+        ):
+            return data
+        return {"eval_strategy": "epoch", **data}
+
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
         if self.eval_strategy == "steps" and self.eval_steps is None:
             raise ValueError("eval_strategy: steps needs eval_steps")
-        if self.early_stopping_patience is not None and self.eval_strategy == "no":
-            raise ValueError("early_stopping_patience needs evaluations: eval_strategy epoch or steps")
+        for key in ("early_stopping_patience", "load_best_model_at_end"):
+            if getattr(self, key) and self.eval_strategy == "no":
+                raise ValueError(f"{key} needs evaluations: eval_strategy epoch or steps")
         if isinstance(self.label_column, list):
             if self.task != "multi_label_classification":
                 raise ValueError("label_column: a list of columns goes with task: multi_label_classification")
@@ -189,6 +200,13 @@ class TaskConfig(OptimizerSection):
         if self.layerwise_lr_decay != 1.0 and (self.optim == "muon" or self.encoder != "full"):
             raise ValueError("layerwise_lr_decay goes with encoder: full, and with any optim but muon")
         return self
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether a training ends with the weights of its best evaluation."""
+        if self.load_best_model_at_end is None:
+            return self.early_stopping_patience is not None
+        return self.load_best_model_at_end
 
     @property
     def origin(self) -> EncoderOrigin | None:

@@ -18,14 +18,16 @@ ORIGINS = {"pretrained": "this encoder", "scratch": "from random weights"}
 def histories(
     gallery: Gallery, title: str, result: Mapping[str, Any], runs: Sequence[Sequence[Mapping[str, Any]]]
 ) -> list[Markup]:
-    """The course of training, a line a seed: the loss, and the metric on validation.
+    """The course of training, a line a seed: the loss, and the metric on validation if it was scored on the way.
 
     Args:
-        runs: of each seed an entry an evaluation, with `epoch`, `loss` and `validation`.
+        runs: of each seed an entry an evaluation or an epoch, with `epoch`, `loss` and `validation`.
     """
     metric = str(result.get("metric", "score"))
     seeds = [f"seed {seed}" for seed in result.get("seeds") or range(len(runs))]
-    panels = {"loss": "Training loss", "validation": f"{metric} on validation"}
+    panels = {"loss": "Training loss"}
+    if any(entry.get("validation") is not None for run in runs for entry in run[:-1]):
+        panels["validation"] = f"{metric} on validation"
     return [_history(gallery, f"{title}-{key}", words, key, seeds, runs) for key, words in panels.items()]
 
 

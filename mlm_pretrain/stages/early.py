@@ -60,7 +60,7 @@ def look_at_tasks(config: Config, tasks: Sequence[TaskConfig]) -> None:
 def _look_at_tasks(config: Config, tasks: Sequence[TaskConfig]) -> None:
     from mlm_pretrain.tasks.installed_docs import check_kind
     from mlm_pretrain.tasks.materials import look_at
-    from mlm_pretrain.tasks.trials import make_adapter
+    from mlm_pretrain.tasks.setup import make_adapter
 
     run = RunDirectory.of(config)
     for task in tasks:

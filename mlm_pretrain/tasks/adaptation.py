@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -11,6 +12,10 @@ from transformers import PreTrainedModel
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
+
+States = dict[int, Any]
+"""encoder: frozen: by the `id` of a feature, the feature itself (which so keeps its id), and its states, float32
+[hidden] for heads of texts, [tokens, hidden] for heads of tokens."""
 
 
 class Adaptation:
@@ -50,7 +55,7 @@ def adapt(
     accelerator: Accelerator,
     origin: EncoderOrigin,
     folder: Path,
-    states: dict[int, object] | None = None,
+    states: States | None = None,
 ) -> Adaptation:
     """Make a model trainable as `task.encoder` says.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,17 +15,8 @@ from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint, Place
 from mlm_pretrain.tasks import many_classes
-from mlm_pretrain.tasks.trials import (
-    Figures,
-    Plan,
-    Run,
-    Setup,
-    export_best,
-    open_work,
-    prepare,
-    run_once,
-    share_of_train,
-)
+from mlm_pretrain.tasks.setup import Figures, Setup, prepare, share_of_train
+from mlm_pretrain.tasks.trials import Plan, Run, export_best, open_work, run_once
 from mlm_pretrain.telemetry import say, warn
 from mlm_pretrain.training.bad_loss import Diverged
 
@@ -67,7 +59,7 @@ def finetune(
         Interrupted: a signal, Ctrl-C or the end of the launcher asked to stop; the same call goes on, given `inputs`.
     """
     started = time.monotonic()
-    work = open_work(out, fingerprint(inputs, task) if inputs else None)
+    work = open_work(out, fingerprint(inputs, task, sweep) if inputs else None)
     setup = prepare(task, Checkpoint.of(encoder), held_out_fraction, work)
     adapter, data = setup.adapter, setup.data
     figures: Figures = {"task": task.task, "metric": setup.metric}
@@ -109,16 +101,19 @@ def _scratch(setup: Setup, task: TaskConfig) -> Figures:
     }
     tried: dict[float, Run] = {}
     fault = None
+    rival = -math.inf
     for rate, plan in plans.items():
         try:
-            tried[rate] = run_once(setup, plan)
+            tried[rate] = run_once(setup, plan, rival)
+            rival = max(rival, tried[rate].validation[setup.metric])
         except Diverged as error:
             fault = error
             warn(f"not chosen: {error}")
     if not tried:
         raise Diverged(f"task '{task.name}': scratch_learning_rates: all of them diverged, the last one: {fault}")
     best = max(tried, key=lambda rate: tried[rate].validation[setup.metric])
-    runs = [tried[best], *(run_once(setup, replace(plans[best], seed=seed)) for seed in task.seeds[1:])]
+    others = [replace(plans[best], seed=seed, judged=False) for seed in task.seeds[1:]]
+    runs = [tried[best], *(run_once(setup, plan) for plan in others)]
     return {
         **_over_seeds("scratch", runs, setup.metric),
         "scratch_learning_rate": best,
@@ -133,7 +128,7 @@ def _learning_curve(setup: Setup, task: TaskConfig, fractions: Sequence[float], 
     """The scores by the share of the training set; smaller sets are part of larger ones."""
     curve = []
     for fraction in fractions:
-        plans = [Plan(task, seed, fraction=fraction) for seed in task.seeds]
+        plans = [Plan(task, seed, fraction=fraction, judged=False) for seed in task.seeds]
         point = _over_seeds("pretrained", [run_once(setup, plan) for plan in plans], setup.metric)
         if "scratch_learning_rate" in figures:
             settings = task.model_copy(update={"learning_rate": figures["scratch_learning_rate"]})
@@ -146,7 +141,10 @@ def _learning_curve(setup: Setup, task: TaskConfig, fractions: Sequence[float], 
 
 
 def _sweep(setup: Setup) -> tuple[Figures, TaskConfig]:
-    """Try learning rates and numbers of epochs with the first seed; (what came, the recipe with the best)."""
+    """Try learning rates and numbers of epochs with the first seed; (what came, the recipe with the best).
+
+    The best trial is the first seed's run.
+    """
     task = setup.task
     trials: list[Figures] = []
 
@@ -154,7 +152,8 @@ def _sweep(setup: Setup) -> tuple[Figures, TaskConfig]:
         settings = task.model_copy(update={"learning_rate": rate, "num_train_epochs": epochs, "max_steps": None})
         value: float | None = None
         try:
-            value = run_once(setup, Plan(settings, task.seeds[0])).validation[setup.metric]
+            rival = max((trial[setup.metric] for trial in trials if trial[setup.metric] is not None), default=-math.inf)
+            value = run_once(setup, Plan(settings, task.seeds[0], candidate=True), rival).validation[setup.metric]
         except Diverged as error:
             warn(f"not chosen: {error}")
         trials.append({"learning_rate": rate, "num_train_epochs": epochs, setup.metric: value})

@@ -47,11 +47,12 @@ class Progress:
     """Of training, without the evaluations."""
     examples: int = 0
     history: list[Figures] = field(default_factory=list)
-    """An entry an evaluation: `step`, `epoch`, `loss` (mean since the last one), and the metric on validation."""
+    """An entry an evaluation, or an epoch where none is asked for: `step`, `epoch`, `loss` (mean since the last entry),
+    and `validation`, the metric there; None where it wasn't scored."""
     best: int | None = None
     """The entry of the best evaluation."""
     losses: list[float] = field(default_factory=list)
-    """Of the steps since the last evaluation, in a checkpoint."""
+    """Of the steps since the last entry, in a checkpoint."""
 
 
 class Fit:
@@ -61,7 +62,7 @@ class Fit:
         adaptation: the model, and what of it is trained.
         features: the training rows.
         settings: the recipe.
-        score: the metric of the model as it stands on validation.
+        score: the metric of the model as it stands on validation; None if nothing follows from it.
         folder: for checkpoints; what an interrupted training has left there is taken up. None keeps none.
     """
 
@@ -73,7 +74,7 @@ class Fit:
         features: Sequence[Feature],
         settings: TaskConfig,
         seed: int,
-        score: Callable[[], float],
+        score: Callable[[], float] | None,
         folder: Path | None = None,
     ) -> None:
         self.accelerator = accelerator
@@ -94,6 +95,8 @@ class Fit:
         for group in optimizer.param_groups:
             group["weight_decay"] *= adaptation.weight_decay_factor
         self.progress = Progress()
+        self.went_back = False
+        """Whether the weights are those of an earlier evaluation than the last."""
         self._best: dict[str, Tensor] = {}
         # Tried on the weights that a training begins with, so that one that goes on finds the same.
         self._unpadding = None if settings.encoder == "frozen" else Unpadding(self.model, adapter, self._features)
@@ -138,14 +141,14 @@ class Fit:
                         look()
                         bar.set_postfix_str(f"loss {losses[-1].item():.3f}", refresh=False)
                     asked = reason_of(interrupts.requests())
-                    if asked or self._is_time(settings.eval_strategy) or self._is_due(settings.save_steps):
+                    if asked or self._is_time() or self._is_due(settings.save_steps):
                         break
                 look()
                 guard.check_weights(self.model, progress.step)
                 mean = torch.stack(losses).mean().item() if losses else None
                 progress.seconds += time.monotonic() - started
-                if self._is_time(settings.eval_strategy) or progress.step == self.steps:
-                    self._evaluate(mean)
+                if self._is_time() or progress.step == self.steps:
+                    self._enter(mean)
                     losses.clear()
                 asked = reason_of(interrupts.requests())
                 if asked or (self._is_due(settings.save_steps) and progress.step < self.steps):
@@ -158,6 +161,7 @@ class Fit:
         self.accelerator.free_memory()
         if self._best:
             _put(self.model, self._best)
+            self.went_back = True
         return progress
 
     def _step(self, features: Sequence[Feature]) -> StepDone:
@@ -175,10 +179,10 @@ class Fit:
         progress.examples += len(features)
         return StepDone(progress.step, loss, norm)
 
-    def _is_time(self, strategy: str) -> bool:
-        """Whether the evaluation strategy asks for one after this step."""
-        every = {"epoch": self.steps_per_epoch, "steps": self.settings.eval_steps}.get(strategy)
-        return self._is_due(every)
+    def _is_time(self) -> bool:
+        """Whether the history has an entry after this step."""
+        by_steps = self.settings.eval_strategy == "steps"
+        return self._is_due(self.settings.eval_steps if by_steps else self.steps_per_epoch)
 
     def _is_due(self, every: int | None) -> bool:
         return bool(every) and self.progress.step % int(every or 1) == 0
@@ -189,9 +193,11 @@ class Fit:
             return False
         return len(progress.history) - 1 - progress.best >= patience
 
-    def _evaluate(self, loss: float | None) -> None:
+    def _enter(self, loss: float | None) -> None:
+        """Add to the history, with a score where one is asked for."""
         progress = self.progress
-        value = self._score()
+        asked = self.settings.eval_strategy != "no" or progress.step == self.steps
+        value = self._score() if self._score and asked else None
         progress.history.append(
             {
                 "step": progress.step,
@@ -200,13 +206,12 @@ class Fit:
                 "validation": value,
             }
         )
+        if value is None:
+            return
         if progress.best is None or value > progress.history[progress.best]["validation"]:
             progress.best = len(progress.history) - 1
             # The last weights need no copy: they are in the model.
-            keep = self.settings.load_best_model_at_end
-            if keep is None:
-                keep = self.settings.early_stopping_patience is not None
-            kept = keep and progress.step < self.steps
+            kept = self.settings.keeps_best and progress.step < self.steps
             self._best = {name: tensor.clone() for name, tensor in trainable(self.model).items()} if kept else {}
 
     def _save(self, losses: list[float]) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adaptation import Adaptation
+from mlm_pretrain.tasks.adaptation import Adaptation, States
 from mlm_pretrain.tasks.adapter import IGNORE_INDEX, Feature, TaskAdapter
 from mlm_pretrain.tasks.inference import CPU_TOKENS, by_length
 from mlm_pretrain.tasks.linear import fast_linear
@@ -33,10 +33,6 @@ SMALLEST_DEVIATION = 1e-3
 FULL_DECAY = 1000
 """Labels up to which `weight_decay` holds in full; for more it is in inverse proportion to their number, as in a
 logistic regression, whose penalty stands beside the sum of the losses."""
-
-States = dict[int, Any]
-"""By the `id` of a feature: the feature itself (which so keeps its id), and its states, float32 [hidden] for heads of
-texts, [tokens, hidden] for heads of tokens."""
 
 
 class Frozen(Adaptation):

@@ -24,6 +24,7 @@ from mlm_pretrain.publish.report_figures import Gallery
 from mlm_pretrain.publish.report_mistakes import classes_of, confusion_of, read_mistakes
 from mlm_pretrain.publish.report_records import curve, read_runs
 from mlm_pretrain.publish.report_tables import differences
+from mlm_pretrain.publish.report_task_figures import histories
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.metrics import ClassificationMetric
 from mlm_pretrain.tasks.ner import TokenClassification
@@ -172,6 +173,15 @@ def test_hostile_names_in_a_figure(tmp_path: Path) -> None:
     assert "script" not in page.elements and page.text.count(HOSTILE) == 2
     assert ("aria-label", HOSTILE) in page.attributes
     assert [path.parent for path in tmp_path.iterdir()] == [tmp_path]
+
+
+@pytest.mark.parametrize(("first", "figures"), [(0.5, ["loss", "validation"]), (None, ["loss"])])
+def test_a_curve_of_validation_is_drawn_where_there_is_one(
+    first: float | None, figures: list[str], tmp_path: Path
+) -> None:
+    run = [{"epoch": 1.0, "loss": 2.0, "validation": first}, {"epoch": 2.0, "loss": 1.0, "validation": 0.8}]
+    histories(Gallery(tmp_path), "t", {"metric": "f1"}, [run, run])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"t-{figure}.png" for figure in figures]
 
 
 # -- curves -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,10 @@ from tests.tasks.conftest import separable_texts
 Score = Callable[["Toy"], float]
 
 
+NOT_ASKED: Score = lambda _: 0.0  # noqa: E731 (a mark)
+"""Of a training whose score nobody asks for."""
+
+
 class Killed(BaseException):
     """Nothing catches this."""
 
@@ -44,7 +48,7 @@ class Toy:
         folder: Path | None = None,
         **keys: Any,
     ) -> None:
-        self.settings = recipe(**keys)
+        self.settings = recipe(**{"eval_strategy": "epoch", **keys})
         self.adapter = TASKS["classification"](["bad", "good"], tokenizer, 32, 0, self.settings)
         self.rows = self.adapter.encode(separable_texts(22, seed=0))
         torch.manual_seed(5)
@@ -61,7 +65,7 @@ class Toy:
             self.rows,
             self.settings,
             7,
-            lambda: (score or Toy.certainty)(self),
+            None if score is NOT_ASKED else lambda: (score or Toy.certainty)(self),
             folder,
         )
 
@@ -232,7 +236,6 @@ def test_training_stops_where_patience_ends(
 @pytest.mark.parametrize(
     ("keys", "steps"),
     [
-        ({"eval_strategy": "no"}, [18]),
         ({"eval_strategy": "epoch"}, [6, 12, 18]),
         ({"eval_strategy": "epoch", "max_steps": 8}, [6, 8]),
         ({"eval_strategy": "epoch", "num_train_epochs": 0.5}, [3]),
@@ -249,3 +252,19 @@ def test_evaluations_come_when_they_should(
     assert [entry["step"] for entry in progress["history"]] == steps
     assert progress["step"] == steps[-1]
     assert all(entry["loss"] > 0 for entry in progress["history"])
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_without_evaluations_the_losses_are_noted_and_the_end_is_scored_if_anybody_asks(
+    asked: bool, bpe: PreTrainedTokenizerFast, accelerator: Accelerator
+) -> None:
+    often = Toy(bpe, accelerator)
+    expected = often.run()["history"]
+    seen: list[dict[str, torch.Tensor]] = []
+    seldom = Toy(bpe, accelerator, scripted([0.4], seen) if asked else NOT_ASKED, eval_strategy="no")
+    history = seldom.run()["history"]
+    assert [entry["validation"] for entry in history] == [None, None, 0.4 if asked else None]
+    for key in ("step", "epoch", "loss"):
+        assert [entry[key] for entry in history] == [entry[key] for entry in expected]
+    assert same(seldom.weights(), often.weights())
+    assert [same(weights, seldom.weights()) for weights in seen] == [True] * asked

@@ -22,7 +22,7 @@ from mlm_pretrain.tasks.embed import Encoder, embed
 from mlm_pretrain.tasks.finetune import finetune
 from mlm_pretrain.tasks.sentence_files import read_recipe
 from mlm_pretrain.tasks.sentence_vectors import POOLINGS
-from mlm_pretrain.tasks.trials import prepare
+from mlm_pretrain.tasks.setup import prepare
 from tests.models.checkpoints import pickle_that_writes, tiny_checkpoint
 from tests.tasks.conftest import SENTENCES, make_tokenizer, separable_texts
 

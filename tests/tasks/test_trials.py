@@ -16,12 +16,17 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import mlm_pretrain.tasks.finetune as finetune_module
+import mlm_pretrain.tasks.scores as scores_module
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.models.loading import Checkpoint
+from mlm_pretrain.tasks.evaluate import evaluate
 from mlm_pretrain.tasks.finetune import finetune
 from mlm_pretrain.tasks.fit import Fit
-from mlm_pretrain.tasks.trials import open_work, prepare
+from mlm_pretrain.tasks.inference import logits_of
+from mlm_pretrain.tasks.scores import Scores
+from mlm_pretrain.tasks.setup import prepare
+from mlm_pretrain.tasks.trials import open_work
 from tests.tasks.conftest import separable_texts
 from tests.tasks.test_fit import Killed, recipe, same
 
@@ -107,10 +112,10 @@ def test_finished_seeds_are_not_repeated_unless_something_changed(
     expected = without_time(finetune(task, encoder, out))
     original = finetune_module.run_once
 
-    def interrupted(setup: Any, plan: Any) -> Any:
+    def interrupted(setup: Any, plan: Any, *rival: Any) -> Any:
         if plan.seed == 1:
             raise Killed
-        return original(setup, plan)
+        return original(setup, plan, *rival)
 
     for change, inputs, again in (
         ({}, "a", [1]),
@@ -142,9 +147,71 @@ def test_a_sweep_tries_all_and_goes_on_with_the_best(
     assert (figures["learning_rate"], figures["num_train_epochs"]) == (best["learning_rate"], best["num_train_epochs"])
     assert (best["learning_rate"], best["num_train_epochs"]) == (1e-2, 12.0)
     assert figures["history"][0][-1]["epoch"] == best["num_train_epochs"]
-    assert {seed for seed, _, _ in fits} == {3}
-    # The seed that was tried is the seed that is exported.
+    # The seed that was tried is the seed that is exported: it isn't trained again.
+    assert [seed for seed, _, _ in fits] == [3, 3, 3, 3]
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What was trained, and how many rows it was run over for a score, a pair a time."""
+    found: list[tuple[str, int]] = []
+
+    def noting(adapter: Any, model: Any, rows: Any, *args: Any, name: str) -> Any:
+        found.append((name.removeprefix("toy "), len(rows)))
+        return logits_of(adapter, model, rows, *args, name=name)
+
+    monkeypatch.setattr(scores_module, "logits_of", noting)
+    return found
+
+
+def test_nothing_is_scored_that_nobody_reads(
+    start: dict[str, Any], tmp_path: Path, scored: list[tuple[str, int]]
+) -> None:
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in separable_texts(12, seed=4)))
+    rates = {"scratch_learning_rates": [1e-2, 1e-7, 2e-7], "learning_rate": 1e-2}
+    task = recipe(**{**start, **rates, "num_train_epochs": 12, "train_fractions": [0.5]})
+    figures = finetune(task, tmp_path / "encoder", tmp_path / "out")
+    tried = figures["scratch_sweep"]
+    assert tried["0.01"] > max(tried["1e-07"], tried["2e-07"])
+    validation, test = 20, 12
+    assert scored == [
+        # The seeds: validation chooses between them, and gives the temperature; the test set gives the mistakes too.
+        *(("seed 0 lr 0.01", validation), ("seed 0 lr 0.01", test)),
+        *(("seed 1 lr 0.01", validation), ("seed 1 lr 0.01", test)),
+        # The rates: the test score of the best alone is read.
+        *(("scratch seed 0 lr 0.01", validation), ("scratch seed 0 lr 0.01", test)),
+        ("scratch seed 0 lr 1e-07", validation),
+        ("scratch seed 0 lr 2e-07", validation),
+        # Nothing is chosen any more.
+        ("scratch seed 1 lr 0.01", test),
+        *((f"{origin}50% of train seed {seed} lr 0.01", test) for origin in ("", "scratch ") for seed in (0, 1)),
+    ]
+    scored.clear()
+    often = recipe(**{**start, "num_train_epochs": 3, "seeds": [0], "eval_strategy": "epoch"}, **rates)
+    finetune(often, tmp_path / "encoder", tmp_path / "often")
+    # The curve is that of the encoder.
+    assert [name for name, rows in scored if rows == validation].count("seed 0 lr 0.01") == 3
+    assert [name for name, rows in scored if rows == validation].count("scratch seed 0 lr 0.01") == 1
+
+
+def test_weights_of_an_earlier_evaluation_are_scored_anew(
+    start: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of the last weights says nothing of those that are kept."""
+    falling = iter([0.9, 0.5, 0.1])
+    original = Scores.validate
+
+    def validate(self: Scores) -> float:
+        original(self)
+        return next(falling)
+
+    monkeypatch.setattr(Scores, "validate", validate)
+    keys = {"num_train_epochs": 3, "seeds": [0], "learning_rate": 3e-3, "test": None}
+    task = recipe(**{**start, **keys}, load_best_model_at_end=True)
+    details = finetune(task, tmp_path / "encoder", tmp_path / "out")["details"]
+    again = evaluate(tmp_path / "out", Path(start["validation"]))
+    assert details["ece"] == pytest.approx(again["reliability"]["ece"], abs=1e-5)
 
 
 def test_optuna_stays_between_the_ends_and_repeats_itself(start: dict[str, Any], tmp_path: Path) -> None:
