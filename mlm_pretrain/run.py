@@ -7,8 +7,8 @@ written beside their place and renamed, so that a killed process leaves the old 
 from __future__ import annotations
 
 import contextlib
-import errno
 import datetime
+import errno
 import re
 import time
 from collections.abc import Collection, Iterator
