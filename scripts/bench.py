@@ -115,8 +115,11 @@ def main() -> None:
     whole = Budget(60 * (arguments.minutes or MINUTES * len(arguments.figures)))
     flat: dict[str, Any] = {}
     for number, name in enumerate(arguments.figures):
+        # No more than its share, so that sizes are those of any other call.
+        shares = len(arguments.figures), len(arguments.figures) - number
+        minutes = min(whole.seconds / shares[0], whole.left() / shares[1]) / 60
         try:
-            flat |= measure(name, whole.left() / 60 / (len(arguments.figures) - number), work, arguments.data)
+            flat |= measure(name, minutes, work, arguments.data)
         except UserError as error:
             parser.exit(2, f"{name}: {error}\n")
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine().items()))

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -26,6 +27,7 @@ from mlm_pretrain.training.device import describe_device
 
 UNUSED_DAYS = 14
 """After so many days without use, something kept is deleted."""
+_KEPT = re.compile(r"bench-[a-z]+-[0-9a-f]{16}")
 VERSIONS = ("torch", "transformers", "datasets", "tokenizers")
 
 
@@ -50,11 +52,11 @@ class Bench:
         """A folder that was made by an earlier call, or is made now.
 
         Args:
+            name: of letters.
             depends: what its content follows from, beside the code of the package and the versions of libraries.
             make: fills the folder that it is given; what fails leaves nothing.
         """
-        described = json.dumps({"code": code_digest(), "versions": versions(), **depends}, sort_keys=True, default=str)
-        folder = self.work / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+        folder = self.work / _name(name, {"code": code_digest(), **depends})
         if not folder.is_dir():
             with self.budget.spending(f"preparing: {name}"), tempfile.TemporaryDirectory(dir=self.work) as partial:
                 make(Path(partial, "made"))
@@ -65,19 +67,25 @@ class Bench:
 
 
 def open_work(folder: Path) -> Path:
-    """Make the folder for what is kept, and delete what wasn't used for long.
+    """Make the folder for what is kept, and delete what of it wasn't used for long.
 
     The compiler's graphs are kept there too: processes that are started from now on read and write them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        if old.is_dir() and time.time() - old.stat().st_mtime > 86400 * UNUSED_DAYS:
-            shutil.rmtree(old, ignore_errors=True)
-    compiled = folder / "compiled"
+    compiled = folder / _name("compiled", {})
     compiled.mkdir(exist_ok=True)
     os.utime(compiled)
+    for old in folder.iterdir():
+        # The user may keep other things there.
+        if _KEPT.fullmatch(old.name) and time.time() - old.stat().st_mtime > 86400 * UNUSED_DAYS:
+            shutil.rmtree(old, ignore_errors=True)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     return folder
+
+
+def _name(name: str, depends: dict[str, Any]) -> str:
+    described = json.dumps({"versions": versions(), **depends}, sort_keys=True, default=str)
+    return f"bench-{name}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
 
 
 @functools.cache

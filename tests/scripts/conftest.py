@@ -20,6 +20,12 @@ from mlm_pretrain.training import device
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 
+@pytest.fixture(autouse=True)
+def _compiled_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What `open_work` sets for the processes of a call is gone after the test."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+
+
 class _Thread(threading.Thread):
     """In place of a process, which imports for seconds."""
 

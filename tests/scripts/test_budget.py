@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,23 @@ def test_what_failed_is_not_kept(tmp_path: Path) -> None:
     work = open_work(tmp_path / "work")
     with pytest.raises(KeyError):
         Bench(Budget(1.0), tmp_path, work).kept("thing", {}, fail)
-    assert [folder.name for folder in work.iterdir()] == ["compiled"]
+    assert [folder.name.rpartition("-")[0] for folder in work.iterdir()] == ["bench-compiled"]
+
+
+def test_what_is_not_used_for_long_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    from figures.budget import Budget
+    from figures.setting import UNUSED_DAYS, Bench, open_work
+
+    work = open_work(tmp_path)
+    bench = Bench(Budget(1.0), tmp_path, work)
+    old, new = (bench.kept("thing", {"number": number}, Path.mkdir) for number in range(2))
+    theirs = tmp_path / "of-the-user"
+    theirs.mkdir()
+    long_ago = time.time() - 86400 * (UNUSED_DAYS + 1)
+    for folder in (old, theirs):
+        os.utime(folder, (long_ago, long_ago))
+    open_work(tmp_path)
+    assert (old.exists(), new.exists(), theirs.exists()) == (False, True, True)
 
 
 def test_a_session_works_when_it_is_asked_to_and_says_why_it_ends(here: None) -> None:
