@@ -63,9 +63,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, here: None) -> None:
+def tiny(monkeypatch: pytest.MonkeyPatch, here: None, corpus: Path) -> None:
     """Two layers and short rows in place of the reference setting."""
-    from figures import budget, reference, scaling, time_to_loss
+    from figures import budget, labelled, reference, scaling, time_to_loss
 
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     for model in (reference.MODEL, reference.BERT):
@@ -82,6 +82,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, here: None) -> None:
     for bound in ("LEAST_SECONDS", "MOST_SECONDS"):
         monkeypatch.setattr(budget, bound, 0.05)
     monkeypatch.setattr(time_to_loss, "LEAST_SECONDS", 0.6)
+    monkeypatch.setattr(labelled, "ENCODER_SECONDS", 1)
+    monkeypatch.setattr(reference, "source_section", lambda data: {"source": "files", "path": str(data or corpus)})
     monkeypatch.setitem(device.PRODUCTS, "cpu", [(512, 512, 512)])
     monkeypatch.setattr(scaling, "LENGTHS", (48, 96))
     monkeypatch.setattr(scaling, "WIDTHS", (32,))

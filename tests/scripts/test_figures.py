@@ -24,19 +24,19 @@ FOUND = {
 }
 
 
-def _figures(name: str, folder: Path, corpus: Path) -> dict[str, float]:
+def measure(name: str, folder: Path, data: Path) -> dict[str, float]:
     from figures.budget import Budget
     from figures.setting import Bench
 
     for kind in ("own", "work"):
         (folder / kind).mkdir()
-    bench = Bench(Budget(SECONDS.get(name, 0.6)), folder / "own", folder / "work", corpus)
+    bench = Bench(Budget(SECONDS.get(name, 0.6)), folder / "own", folder / "work", data)
     return getattr(importlib.import_module(f"figures.{name}"), name)(bench)
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_a_figure_has_its_numbers(name: str, tiny: None, tmp_path: Path, corpus: Path) -> None:
-    figures = _figures(name, tmp_path, corpus)
+    figures = measure(name, tmp_path, corpus)
     assert set(figures) == FOUND[name]
     assert all(value > 0 for key, value in figures.items() if key != "bf16" and "compiled" not in key)
     if name == "mfu":
@@ -48,7 +48,7 @@ def test_a_figure_has_its_numbers(name: str, tiny: None, tmp_path: Path, corpus:
 
 
 def test_time_to_loss(tiny: None, tmp_path: Path, corpus: Path) -> None:
-    figures = _figures("time_to_loss", tmp_path, corpus)
+    figures = measure("time_to_loss", tmp_path, corpus)
     # Better than guessing uniformly among 600 by little, in so little time.
     assert all(0 < figures[key] < 7 for key in ("ours", "trainer", "ours_third"))
     assert figures["nats_better"] == pytest.approx(figures["trainer"] - figures["ours"])
