@@ -124,7 +124,8 @@ def recipe_of(config: Config, devices: Devices | None = None) -> Recipe:
         # At least a row of every lane: text that ends needs it.
         values[ROWS] = max(2 ** round(max(exponent, 0)), config.stream.lanes)
     if MASKED in open_:
-        values[MASKED] = round(_between(BY_TOKENS, "tokens", "mlm_probability", tokens), 2)
+        # In steps of 5 %.
+        values[MASKED] = round(20 * _between(BY_TOKENS, "tokens", "mlm_probability", tokens)) / 20
     return Recipe(tokens, size, values, tuple(dict.fromkeys(row.source for row in rows)))
 
 
@@ -180,7 +181,7 @@ def in_words(config: Config, devices: Devices | None = None) -> str:
         return shown
     nominal = " (nominal)" if config.training.budget.minutes else ""
     size = recipe.parameters
-    model = f"an encoder of {size / 1e6:,.0f} M parameters" if size else "a checkpoint that is trained on"
+    model = f"an encoder of {size / 1e6:,.1f} M parameters" if size else "a checkpoint that is trained on"
     sources = ", ".join(source if source == HERE else f"{source}, not measured here" for source in recipe.sources)
     return f"{shown}; for {recipe.tokens / 1e6:,.1f} M tokens{nominal} and {model}: {sources}"
 
