@@ -42,7 +42,13 @@ class Budget:
 
     @contextlib.contextmanager
     def spending(self, on: str) -> Iterator[None]:
-        """Note what the time within goes into."""
+        """Note what the time within goes into, and say that it begins."""
+        telemetry.say(f"{self.elapsed():.0f} s: {on}")
+        with self._noting(on):
+            yield
+
+    @contextlib.contextmanager
+    def _noting(self, on: str) -> Iterator[None]:
         began = self._now()
         try:
             yield
@@ -71,11 +77,13 @@ class Budget:
         while self.rounds < most and (not self.rounds or self.elapsed() + longest <= end):
             began = self.elapsed()
             for name, system in systems.items():
-                with self.spending(f"rounds: {name}"):
+                with self._noting(f"rounds: {name}"):
                     found[name].append(system(self.rounds))
             longest = max(longest, self.elapsed() - began)
             self.rounds += 1
-        telemetry.say(f"{self.rounds} round{'s' if self.rounds > 1 else ''} of {', '.join(systems)}")
+        telemetry.say(
+            f"{self.elapsed():.0f} s: {self.rounds} round{'s' if self.rounds > 1 else ''} of {', '.join(systems)}"
+        )
         return found
 
     def window(self, systems: int, idle: float = 0.0) -> float:

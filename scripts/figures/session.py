@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
@@ -206,13 +208,20 @@ def _serve(pipe: Connection, function: Callable[..., None], arguments: tuple[Any
 
 def _call(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     telemetry.quiet_libraries()
-    # What a run prints is no result of ours.
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+    # What a run prints is no result of ours, and its bars would stand between those of others.
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         answer: tuple[Any, str | None]
         try:
             answer = (function(*arguments), None)
         except UserError as error:
             answer = (None, str(error))
+        except Exception:
+            traceback.print_exc(file=sys.__stderr__)
+            return
     with contextlib.suppress(OSError):  # nobody waits for the end of a session
         pipe.send(answer)
 

@@ -33,7 +33,9 @@ def short_documents(bench: Bench) -> dict[str, float]:
     """
     config, tokenizer = reference(bench, bench.data)
     with bench.budget.spending("preparing: documents"):
-        documents, ids = _documents(repeated(sentences_of(read_texts(bench.data)), MEGABYTES * 1_000_000), tokenizer)
+        documents, ids = _documents(
+            repeated(sentences_of(read_texts(bench.data)), int(MEGABYTES * 1_000_000)), tokenizer
+        )
         # Our run reads these documents instead.
         file = write_jsonl(documents, bench.folder / "documents" / "documents.jsonl")
         precision = precision_here(config)

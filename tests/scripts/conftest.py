@@ -7,7 +7,6 @@ import os
 import pickle
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,12 +41,8 @@ def _start(
     function, arguments = pickle.loads(pickle.dumps((function, arguments)))
 
     def run() -> None:
-        try:
+        with theirs:
             target(theirs, function, arguments)
-        except Exception:
-            traceback.print_exc()  # as a process does
-        finally:
-            theirs.close()
 
     thread = _Thread(target=run)
     thread.start()
@@ -65,7 +60,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, here: None, corpus: Path) -> None:
     """Two layers and short rows in place of the reference setting."""
-    from figures import budget, labelled, reference, scaling, time_to_loss
+    from figures import budget, labelled, reference, scaling, short_documents, time_to_loss
 
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     for model in (reference.MODEL, reference.BERT):
@@ -82,6 +77,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, here: None, corpus: Path) -> None:
     for bound in ("LEAST_SECONDS", "MOST_SECONDS"):
         monkeypatch.setattr(budget, bound, 0.05)
     monkeypatch.setattr(time_to_loss, "LEAST_SECONDS", 0.6)
+    monkeypatch.setattr(short_documents, "MEGABYTES", 0.1)
     monkeypatch.setattr(labelled, "ENCODER_SECONDS", 1)
     monkeypatch.setattr(reference, "source_section", lambda data: {"source": "files", "path": str(data or corpus)})
     monkeypatch.setitem(device.PRODUCTS, "cpu", [(512, 512, 512)])
