@@ -118,8 +118,10 @@ class TaskConfig(OptimizerSection):
     """Each layer's learning rate is this times that of the layer above it; the head has `learning_rate`."""
 
     # -- the recipe
-    learning_rate: float = Field(3e-4, gt=0)
-    num_train_epochs: float = Field(3.0, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] | None = None  # type: ignore[assignment]
+    """By default as the encoder's width has it, see `tasks/recipe.py`; lora: 3e-4."""
+    num_train_epochs: Annotated[float, Field(gt=0)] | None = None
+    """By default 3, and for small training sets as many more as make 600 steps, up to 10."""
     max_steps: Positive | None = None
     """Overrides num_train_epochs."""
     per_device_train_batch_size: Positive = 16
@@ -172,6 +174,8 @@ class TaskConfig(OptimizerSection):
         if not isinstance(data, dict) or data.get("encoder") != "frozen":
             return data
         sweep = data.get("sweep", {})
+        # A run's config.yaml has null for what its tasks leave open.
+        data = {key: value for key, value in data.items() if value is not None or key not in FROZEN}
         return {**FROZEN, **data, "sweep": {**FROZEN["sweep"], **sweep} if isinstance(sweep, dict) else sweep}
 
     @model_validator(mode="before")

@@ -173,10 +173,11 @@ def optimizer_rows(section: OptimizerSection, decay_note: str = "") -> list[Row]
     warmup = section.warmup_steps
     adam = f", β = ({section.adam_beta1}, {section.adam_beta2}), ε = {section.adam_epsilon}"
     decay = f"weight decay {section.weight_decay}{decay_note}"
+    rate = f"{section.learning_rate:g}" if section.learning_rate else "by the encoder's width"
     clipping = f"gradient norm {section.max_grad_norm:g}" if section.max_grad_norm else "none"
     return [
         ("Optimizer", f"{section.optim}{adam if 'adam' in section.optim else ''}, {decay}"),
-        ("Learning rate", f"{section.learning_rate:g}, {section.lr_scheduler_type}"),
+        ("Learning rate", f"{rate}, {section.lr_scheduler_type}"),
         ("Warmup", f"{warmup:.0%} of the budget" if 0 < warmup < 1 else f"{warmup:,.0f} steps"),
         ("Clipping", clipping),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.escaping import markdown_code
 from mlm_pretrain.publish.facts import CardFacts
 from mlm_pretrain.publish.tables import Row, number, optimizer_rows, percent, spread
@@ -26,7 +27,7 @@ def task_recipe_rows(task: TaskFacts) -> list[Row]:
     if result is not None:
         recorded = {"learning_rate": result.learning_rate, "num_train_epochs": result.num_train_epochs}
         config = config.model_copy(update={key: value for key, value in recorded.items() if value is not None})
-    length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.num_train_epochs:g} epochs"
+    length = f"{config.max_steps:,} steps" if config.max_steps else _epochs(config)
     seeds = result.seeds if result and result.seeds else config.seeds
     how = (result.encoder if result else None) or config.encoder
     rank = f", rank {config.lora.r}" if how == "lora" else ""
@@ -37,6 +38,10 @@ def task_recipe_rows(task: TaskFacts) -> list[Row]:
         *optimizer_rows(config, " (for 1,000 labels; less for more)" if how == "frozen" else ""),
         ("Seeds", ", ".join(str(seed) for seed in seeds)),
     ]
+
+
+def _epochs(config: TaskConfig) -> str:
+    return f"{config.num_train_epochs:g} epochs" if config.num_train_epochs else "by the number of examples"
 
 
 def task_rows(facts: CardFacts, only: str | None = None) -> list[Row]:

@@ -15,6 +15,7 @@ from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint, Place
 from mlm_pretrain.tasks import many_classes
+from mlm_pretrain.tasks.recipe import announce, settled
 from mlm_pretrain.tasks.setup import Figures, Setup, prepare, share_of_train
 from mlm_pretrain.tasks.trials import Plan, Run, export_best, open_work, run_once
 from mlm_pretrain.telemetry import say, warn
@@ -65,9 +66,11 @@ def finetune(
     figures: Figures = {"task": task.task, "metric": setup.metric}
     if sweep:
         figures["sweep"], task = _sweep(setup)
-    pretrained = [run_once(setup, Plan(task, seed, candidate=True)) for seed in task.seeds]
+    recipe = settled(task, setup.config, len(setup.features["train"]))
+    announce(task, recipe)
+    pretrained = [run_once(setup, Plan(recipe, seed, candidate=True)) for seed in task.seeds]
     figures |= _over_seeds("pretrained", pretrained, setup.metric)
-    scratch = _scratch(setup, task) if task.scratch_learning_rates else {}
+    scratch = _scratch(setup, recipe) if task.scratch_learning_rates else {}
     figures |= scratch
     if fractions := sorted({share for share in task.train_fractions if share < 1}):
         figures["learning_curve"] = _learning_curve(setup, task, fractions, figures)
@@ -79,8 +82,8 @@ def finetune(
         "majority": majority.get(setup.metric, 0.0),
         "seeds": list(task.seeds),
         "encoder": task.encoder,
-        "learning_rate": task.learning_rate,
-        "num_train_epochs": task.num_train_epochs,
+        "learning_rate": recipe.learning_rate,
+        "num_train_epochs": recipe.num_train_epochs,
         "labels": adapter.labels,
         **_sizes(setup),
         "details": details,
@@ -128,10 +131,11 @@ def _learning_curve(setup: Setup, task: TaskConfig, fractions: Sequence[float], 
     """The scores by the share of the training set; smaller sets are part of larger ones."""
     curve = []
     for fraction in fractions:
-        plans = [Plan(task, seed, fraction=fraction, judged=False) for seed in task.seeds]
+        recipe = settled(task, setup.config, len(share_of_train(setup, fraction)))
+        plans = [Plan(recipe, seed, fraction=fraction, judged=False) for seed in task.seeds]
         point = _over_seeds("pretrained", [run_once(setup, plan) for plan in plans], setup.metric)
         if "scratch_learning_rate" in figures:
-            settings = task.model_copy(update={"learning_rate": figures["scratch_learning_rate"]})
+            settings = recipe.model_copy(update={"learning_rate": figures["scratch_learning_rate"]})
             runs = [run_once(setup, replace(plan, settings=settings, scratch=True)) for plan in plans]
             point |= _over_seeds("scratch", runs, setup.metric)
         curve.append({"fraction": fraction, "examples": len(share_of_train(setup, fraction)), **point})

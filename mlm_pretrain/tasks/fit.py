@@ -88,6 +88,7 @@ class Fit:
         self.model = adaptation.model
         size = settings.per_device_train_batch_size
         self.steps_per_epoch = -(-len(features) // size)
+        assert settings.num_train_epochs is not None, "a recipe that is settled"
         self.steps = settings.max_steps or max(round(settings.num_train_epochs * self.steps_per_epoch), 1)
         optimizer = make_optimizer(self.model, settings)
         if settings.layerwise_lr_decay != 1.0:

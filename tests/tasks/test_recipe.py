@@ -1,0 +1,52 @@
+"""What a task's config leaves open: the rate by the encoder's width, the epochs by the number of examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import BertConfig, DistilBertConfig, PretrainedConfig
+
+from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.tasks.recipe import FEWEST_STEPS, settled
+
+
+def task(**keys: Any) -> TaskConfig:
+    return TaskConfig(task="classification", name="topic", **keys)
+
+
+def chosen(examples: int = 1000, config: PretrainedConfig | None = None, **keys: Any) -> tuple[float, float | None]:
+    recipe = settled(task(**keys), config or BertConfig(hidden_size=256), examples)
+    return recipe.learning_rate, recipe.num_train_epochs
+
+
+def test_what_a_config_names_is_kept() -> None:
+    assert chosen(learning_rate=7e-4, num_train_epochs=2) == (7e-4, 2)
+
+
+@pytest.mark.parametrize("encoder", ["lora", "frozen"])
+def test_the_width_says_nothing_of_what_is_not_trained_whole(encoder: str) -> None:
+    rates = {chosen(encoder=encoder, config=BertConfig(hidden_size=width))[0] for width in (64, 768)}
+    assert len(rates) == 1
+
+
+def test_a_frozen_encoder_has_its_own_recipe_also_if_the_config_says_null() -> None:
+    assert chosen(encoder="frozen", learning_rate=None, num_train_epochs=None) == (1e-2, 40)
+
+
+def test_wider_encoders_get_lower_rates() -> None:
+    rates = [chosen(config=BertConfig(hidden_size=width, num_attention_heads=1))[0] for width in (256, 384, 768, 1024)]
+    assert rates == sorted(rates, reverse=True)
+    assert 2e-5 <= rates[-1] < rates[-2] <= 1e-4
+
+
+def test_the_width_is_found_under_the_name_that_an_architecture_gives_it() -> None:
+    assert chosen(config=DistilBertConfig(dim=384)) == chosen(config=BertConfig(hidden_size=384))
+
+
+def test_small_training_sets_are_seen_more_often_than_large_ones() -> None:
+    size = task().per_device_train_batch_size
+    epochs = {examples: chosen(examples)[1] for examples in (20, 1000, 2000, 5000, 10**6)}
+    assert list(epochs.values()) == sorted(epochs.values(), reverse=True)  # type: ignore[type-var]
+    assert epochs[1000] * (1000 / size) >= FEWEST_STEPS  # type: ignore[operator]
+    assert epochs[20] == epochs[1000] and epochs[10**6] == 3
