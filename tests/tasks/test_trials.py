@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import mlm_pretrain.tasks.finetune as finetune_module
+import mlm_pretrain.tasks.recipe as recipe_module
 import mlm_pretrain.tasks.scores as scores_module
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.tasks.evaluate import evaluate
 from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.fit import Fit
+from mlm_pretrain.tasks.fit import Fit, Progress
 from mlm_pretrain.tasks.inference import logits_of
 from mlm_pretrain.tasks.scores import Scores
 from mlm_pretrain.tasks.setup import prepare
@@ -70,7 +71,7 @@ from pathlib import Path
 import torch
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.fit import Fit
+from mlm_pretrain.tasks.fit import Fit, Progress
 
 torch.set_num_threads(1)
 task, encoder, out = sys.argv[1:]
@@ -251,6 +252,25 @@ def test_a_learning_curve_has_a_point_a_share(
             assert point[origin] == pytest.approx(sum(point[f"{origin}_seeds"]) / 2)
     # Two seeds, two origins, three shares; the whole set isn't trained on twice.
     assert sorted(rows for _, _, rows in fits) == [10] * 4 + [20] * 4 + [40] * 4
+
+
+def test_an_open_recipe_is_settled_for_each_share_of_the_training_set(
+    start: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[int, int]] = []
+    run = Fit.run
+
+    def noting(self: Fit, description: str) -> Progress:
+        trained.append((len(self._features), self.steps))
+        return run(self, description)
+
+    monkeypatch.setattr(Fit, "run", noting)
+    monkeypatch.setattr(recipe_module, "FEWEST_STEPS", 40)
+    keys = {**start, "seeds": [0], "num_train_epochs": None, "learning_rate": None, "train_fractions": [0.5, 0.1]}
+    figures = finetune(recipe(**keys), tmp_path / "encoder", tmp_path / "out")
+    # Batches of 4: 10 an epoch, 5, and 1, of which there are no more than 10.
+    assert trained == [(40, 40), (4, 10), (20, 40)]
+    assert (figures["learning_rate"], figures["num_train_epochs"]) == (recipe_module.HIGHEST_RATE, 4)
 
 
 def test_a_metric_that_is_none_is_told_before_training(
