@@ -89,10 +89,10 @@ def task_checkpoint(config: Config, run: RunDirectory, task: TaskConfig) -> Chec
 
 def _check_recipe(place: str, settings: OptimizerSection) -> None:
     from mlm_pretrain.training.optim import OPTIMIZERS
-    from mlm_pretrain.training.schedule import learning_rate_at
+    from mlm_pretrain.training.schedule import factor_at
 
     try:
         OPTIMIZERS[settings.optim]
-        learning_rate_at(settings, 0.5, total_steps=1)
+        factor_at(settings, 0.5, total_steps=1)
     except UserError as error:
         raise UserError(f"{place}{error}") from None

@@ -18,7 +18,12 @@ SCHEDULES: Registry[Callable[..., float]] = Registry("schedule", key="lr_schedul
 
 
 def learning_rate_at(settings: OptimizerSection, spent: float, step: int = 0, total_steps: int | None = None) -> float:
-    """The learning rate of a step.
+    """The learning rate of a step, as `factor_at` has it."""
+    return settings.learning_rate * factor_at(settings, spent, step, total_steps)
+
+
+def factor_at(settings: OptimizerSection, spent: float, step: int = 0, total_steps: int | None = None) -> float:
+    """The share of `learning_rate` that a step has, in [0, 1].
 
     Args:
         settings: names the schedule; `warmup_steps` below 1 is a share of the budget, else a number of steps.
@@ -41,7 +46,7 @@ def learning_rate_at(settings: OptimizerSection, spent: float, step: int = 0, to
         factor = schedule(spent, warmup, **settings.lr_scheduler_kwargs)
     except TypeError as error:
         raise UserError(f"lr_scheduler_kwargs: {settings.lr_scheduler_type}: {error}") from None
-    return settings.learning_rate * min(risen, factor)
+    return min(risen, factor)
 
 
 @SCHEDULES.register("constant")
