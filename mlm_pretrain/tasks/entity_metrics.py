@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import evaluate
-from seqeval.metrics import classification_report
 
 from mlm_pretrain.tasks.metrics import InMemoryMetric
 from mlm_pretrain.tasks.schemes import Entity, entities_of
 
 
 class EntityMetric(InMemoryMetric):
-    """Entity-level `precision`, `recall` and `f1` (over all entities, and `by_type`), as seqeval computes them.
+    """Entity-level `precision`, `recall` and `f1` (over all entities, and `by_type`): those of seqeval, which takes
+    several times as long.
 
     An entity counts where its type, its first and its last word are right. Tags are read as conlleval reads them
     (seqeval's default mode): an I- that continues nothing starts an entity. `relaxed` has the same three figures where
@@ -31,39 +32,29 @@ class EntityMetric(InMemoryMetric):
         )
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:
-        predictions, references = [list(tags) for tags in predictions], [list(tags) for tags in references]
-        if all(tag == "O" for tags in (*predictions, *references) for tag in tags):
-            nothing = {"f1": 0.0, "precision": 0.0, "recall": 0.0}
-            return nothing | {"by_type": {}, "relaxed": dict(nothing)}
-        report = classification_report(references, predictions, output_dict=True, zero_division=0)
-        figures = {
-            name: {
-                "f1": float(row["f1-score"]),
-                "precision": float(row["precision"]),
-                "recall": float(row["recall"]),
-                "support": int(row["support"]),
-            }
-            for name, row in report.items()
+        gold, found = [entities_of(tags) for tags in references], [entities_of(tags) for tags in predictions]
+        right = Counter(name for entities in gold for name, _, _ in entities)
+        predicted = Counter(name for entities in found for name, _, _ in entities)
+        pairs = list(zip(gold, found, strict=True))
+        hits = Counter(name for ours, theirs in pairs for name, _, _ in set(ours) & set(theirs))
+        by_type = {
+            name: scores_of(hits[name], right[name], predicted[name]) | {"support": right[name]}
+            for name in sorted(right | predicted)
         }
-        overall = figures.pop("micro avg")
-        by_type = {name: row for name, row in figures.items() if name not in ("macro avg", "weighted avg")}
-        strict = {name: overall[name] for name in ("f1", "precision", "recall")}
-        return strict | {"by_type": by_type, "relaxed": relaxed_scores(references, predictions)}
+        totals = right.total(), predicted.total()
+        relaxed = sum(len(overlaps(ours, theirs)) for ours, theirs in pairs)
+        return scores_of(hits.total(), *totals) | {"by_type": by_type, "relaxed": scores_of(relaxed, *totals)}
 
 
-def relaxed_scores(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`f1`, `precision` and `recall` where an entity counts if one of its type overlaps it; 0 if there is none."""
-    hits = right = predicted = 0
-    for reference, prediction in zip(references, predictions, strict=True):
-        gold, found = entities_of(reference), entities_of(prediction)
-        hits += len(overlaps(gold, found))
-        right += len(gold)
-        predicted += len(found)
-    return {
-        "f1": 2 * hits / max(right + predicted, 1),
-        "precision": hits / max(predicted, 1),
-        "recall": hits / max(right, 1),
-    }
+def scores_of(hits: int, right: int, predicted: int) -> dict[str, Any]:
+    """`f1`, `precision` and `recall`; 0 if there is nothing to divide by.
+
+    Args:
+        right: entities of the reference.
+        predicted: entities of the prediction.
+    """
+    precision, recall = hits / max(predicted, 1), hits / max(right, 1)
+    return {"f1": 2 * precision * recall / ((precision + recall) or 1.0), "precision": precision, "recall": recall}
 
 
 def overlaps(gold: Sequence[Entity], found: Sequence[Entity]) -> list[tuple[Entity, Entity]]:

@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
@@ -69,9 +70,8 @@ def load_examples(task: str, held_out_fraction: float) -> Splits:
         UserError: too few documents are held out, too few packages are installed, or there is no set for the task.
     """
     check_kind(task)
-    examples = (
-        _library(_documents(held_out_fraction)) if task == "classification" else _api(_documents(held_out_fraction))
-    )
+    documents = _documents(extract(), held_out_fraction)
+    examples = _library(documents) if task == "classification" else _api(documents)
     for split, rows in examples.items():
         if not rows:
             raise UserError(
@@ -90,9 +90,14 @@ def check_kind(task: str) -> None:
         raise UserError(f"tasks: source 'installed_docs' has sets for classification and ner, none for {task}")
 
 
-def _documents(held_out_fraction: float) -> list[_Document]:
-    """All documents in the order of a hash, each in its split."""
-    table = pq.read_table(extract(), columns=["text", "package"])
+@functools.lru_cache(maxsize=1)
+def _documents(extracted: Path, held_out_fraction: float) -> list[_Document]:
+    """All documents in the order of a hash, each in its split; both sets are made of the same list.
+
+    Args:
+        extracted: the file of `extract`, whose name says what is in it.
+    """
+    table = pq.read_table(extracted, columns=["text", "package"])
     rows = zip(table["text"].to_pylist(), table["package"].to_pylist(), strict=True)
     ordered = sorted((_hash(text), text, package) for text, package in rows)
     return [_Document(text, package, _split(text, held_out_fraction)) for _, text, package in ordered]
