@@ -17,19 +17,19 @@ from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.finetune import finetune as train
 
-EXAMPLES = (400, 4000)
+EXAMPLES = (150, 4000)
 """As in `labelled`; more, because a thousand sentences teach a small encoder no rare entities."""
-SHARE = 0.25
+SHARE = 0.2
 """Of the time that is left after preparation, for each encoder."""
 
 
 def downstream(bench: Bench) -> dict[str, float]:
     """Scores of tasks after the same seconds of pretraining: ours as we recommend it, and the tuned `Trainer`'s.
 
-    Both encoders are trained for seconds_each, a quarter of the time, as in `time_to_loss`, on the documentation
+    Both encoders are trained for seconds_each, a fifth of the time, as in `time_to_loss`, on the documentation
     strings, or on the files in the folder `text` of --data; the other folders there are the labelled sets, as in
     `finetune`. Every task is then fine-tuned from both encoders by our own loop, with the same recipe, a seed
-    each round, on 400 examples for each whole minute of the time, shared by the sets, of each set 4,000 at most.
+    each round, on 150 examples for each whole minute of the time, shared by the sets, of each set 4,000 at most.
     ours_loss and trainer_loss are as in `time_to_loss`; for each set, ours and trainer are the means over the rounds of
     accuracy or entity-level F1 on test, ours_std and trainer_std the standard deviations.
     """

@@ -21,15 +21,15 @@ BRIEF: dict[str, dict[str, Any]] = {
 (configs/RECIPES.md)."""
 ENCODER_SECONDS = 15
 """Of its pretraining, for each whole minute of the figure's time."""
-EXAMPLES = (400, 1000)
+EXAMPLES = (150, 1000)
 """To train on: of all sets together, for each whole minute of the figure's time; and of each set at most."""
 TEST_EXAMPLES = 1000
+"""Of each set at most, and no more than twice those to train on."""
 RECIPE: dict[str, Any] = {
     "num_train_epochs": 3,
     "learning_rate": 3e-4,
     "per_device_train_batch_size": 16,
     "warmup_steps": 0.1,
-    "max_eval_samples": TEST_EXAMPLES,
     "seeds": [0],
 }
 """For both sides."""
@@ -58,7 +58,8 @@ def sets_of(bench: Bench, examples: tuple[int, int] = EXAMPLES) -> list[TaskConf
     tasks = labelled_sets(bench.data)
     in_a_minute, most = examples
     share = min(in_a_minute * bench.minutes // len(tasks), most)
-    return [task.model_copy(update={"max_train_samples": share}) for task in tasks]
+    sizes = {"max_train_samples": share, "max_eval_samples": min(2 * share, TEST_EXAMPLES)}
+    return [task.model_copy(update=sizes) for task in tasks]
 
 
 def with_seed(task: TaskConfig, number: int) -> TaskConfig:

@@ -48,7 +48,7 @@ def predict(bench: Bench) -> dict[str, float]:
         out = bench.folder / "tasks" / task.name
         seconds = bench.budget.left() / (len(tasks) - number)
         began = bench.budget.elapsed()
-        short = task.model_copy(update={"max_steps": 30, "max_train_samples": 500})
+        short = task.model_copy(update={"max_steps": 30, "max_train_samples": 500, "max_eval_samples": TEXTS})
         with bench.budget.spending("fine-tuning for a few steps"):
             fresh(_train, short, model, out)
         seconds -= bench.budget.elapsed() - began
