@@ -34,9 +34,9 @@ def finetune(bench: Bench) -> dict[str, float]:
     examples to train on are 150 for each whole minute, shared by the sets, of each set 1,000 at most (train_examples).
     The sets are those of the installed documentation, or with --data a folder that has a folder for each set:
     train*.jsonl, dev* and test* with `text` and `label`, or *.conll.
-    For each set: ours and peer are the means over the rounds of accuracy or entity-level F1 on test (twice as many examples at
-    most); ours_std and peer_std the standard deviations; ratio_speed compares examples a second between the first step
-    and the last, evaluations left out, the median of the rounds' ratios.
+    For each set: ours and peer are the means over the rounds of accuracy or entity-level F1 on test (at most twice as
+    many examples, and 1,000); ours_std and peer_std the standard deviations; ratio_speed compares examples a second
+    between the first step and the last, evaluations left out, the median of the rounds' ratios.
     """
     model = encoder(bench)
     tasks = {task.name: task for task in sets_of(bench)}
