@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,10 +165,12 @@ def push(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """every stage in order, skipping those that stand"""
+    began = time.monotonic()
     from mlm_pretrain import stages, summary
 
     config = _config(arguments)
-    telemetry.show(f"\n{summary.summary(stages.run_all(config))}\n\n{summary.next_steps(arguments.config, config)}")
+    done = stages.run_all(config, began)
+    telemetry.show(f"\n{summary.summary(done)}\n\n{summary.next_steps(arguments.config, config)}")
 
 
 def demo(arguments: argparse.Namespace) -> None:

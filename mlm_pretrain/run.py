@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import errno
 import re
-import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,10 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.io.locks import held, is_held
 from mlm_pretrain.io.whole import read_json, remove_leftovers, restore_folder, write_json, write_text
+from mlm_pretrain.spent import counting
 
+BESIDE = "checks and report"
+"""What is done outside of stages, in the records of where the time went."""
 _CHECKPOINT = re.compile(r"step-\d{8,}")
 
 
@@ -169,23 +171,35 @@ class RunDirectory:
         Raises:
             UserError: another process is at work in this run directory.
         """
-        with self.locked():
-            started = time.monotonic()
+        with self.locked(), counting() as spent:
             # Until it has finished again, a stage that is being rerun isn't up to date.
             self._note_stage(stage, {"begun": _now()})
             self._of_stage = {}
             try:
                 yield
-                self._finish(stage, inputs, time.monotonic() - started, files)
+                self._finish(stage, inputs, spent.seconds, files)
             finally:
                 self._of_stage = None
 
-    def _finish(self, stage: str, inputs: str, elapsed: float, files: Collection[Path]) -> None:
-        seconds = round(elapsed, 3)
-        self.record({"seconds": {stage: seconds}})
+    def _finish(self, stage: str, inputs: str, spent: dict[str, float], files: Collection[Path]) -> None:
+        seconds = self._record_spent(stage, spent)
         digests = {path.name: file_digest(path) for path in files}
         note = {"inputs": inputs, "seconds": seconds, "finished": _now(), "files": digests, "results": self._of_stage}
         self._note_stage(stage, note)
+
+    def _record_spent(self, stage: str, spent: dict[str, float]) -> float:
+        seconds = round(sum(spent.values()), 3)
+        self.record({"activities": {stage: None}})  # else what was there before would stay
+        activities = {what: round(each, 3) for what, each in spent.items()}
+        self.record({"seconds": {stage: seconds}, "activities": {stage: activities}})
+        return seconds
+
+    def record_beside(self, spent: dict[str, float]) -> None:
+        """Record what a command did outside of stages: seconds by activity."""
+        self._of_stage = {}
+        self._record_spent(BESIDE, spent)
+        self._note_stage(BESIDE, {"results": self._of_stage})
+        self._of_stage = None
 
     def _note_stage(self, stage: str, entry: dict[str, Any]) -> None:
         write_json(self._stages, {**read_json(self._stages), stage: entry})

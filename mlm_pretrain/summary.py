@@ -9,6 +9,7 @@ from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.spent import OTHER
 from mlm_pretrain.telemetry import figure
 
 
@@ -39,11 +40,8 @@ def summary(run: RunDirectory) -> str:
     for guess in results.get("fill_mask", []):
         words = ", ".join(f"{each['token']} ({figure(each['score'], '.2f')})" for each in guess["predictions"])
         parts.append(f"{guess['text']}  →  {words}")
-    if seconds := results.get("seconds"):
-        total = sum(seconds.values())
-        parts.append(
-            "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + f"; {total:.0f} in all"
-        )
+    if results.get("seconds"):
+        parts.append(where_time_went(results))
     lines = [f"encoder: {run.model}"] if run.model.exists() else []
     for name in results.get("tasks", {}):
         lines.append(f"task:    {run.task(name)}")
@@ -68,6 +66,22 @@ def pretraining(results: dict[str, Any]) -> str:
         f"pretraining: {done['steps']:,} steps{left_out}, {done['tokens']:,} tokens in {done['seconds']:,.0f} s "
         f"({done['tokens_per_second']:,.0f} tokens/s{mfu}{spent}), {done['parameters'] / 1e6:,.1f} M parameters"
     )
+
+
+def where_time_went(results: dict[str, Any]) -> str:
+    """The seconds of each stage and of what it did, as a table; what takes under a hundredth of all is in "other"."""
+    seconds, activities = results["seconds"], results.get("activities", {})
+    total = max(sum(seconds.values()), 1e-9)
+    rows = []
+    for stage, of_stage in seconds.items():
+        rows.append((stage, f"{of_stage:,.1f}", f"{of_stage / total:.0%}"))
+        named = {what: each for what, each in (activities.get(stage) or {}).items() if what != OTHER}
+        shown = {what: each for what, each in named.items() if each >= total / 100}
+        if shown and (rest := of_stage - sum(shown.values())) >= total / 100:
+            shown[OTHER] = rest
+        rows += [(f"  {what}", f"{each:,.1f}", f"{each / total:.0%}") for what, each in shown.items()]
+    rows.append(("in all", f"{total:,.1f}", "100%"))
+    return telemetry.table(rows, ("where the time went", "seconds", "share"))
 
 
 def next_steps(place: str, config: Config) -> str:

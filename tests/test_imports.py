@@ -18,7 +18,10 @@ import mlm_pretrain
 PACKAGE = Path(mlm_pretrain.__file__).parent
 # Each floor from left to right; a module may import what stands to its left, and everything below.
 FLOORS = [
-    ["credentials", "escaping", "errors", "registry", "io", "config", "run", "config_file", "telemetry", "bars"],
+    [
+        *("credentials", "escaping", "errors", "registry", "io", "config", "spent", "run", "config_file"),
+        *("telemetry", "outlook", "bars"),
+    ],
     ["models", "text", "objectives"],
     ["stream", "training", "tasks"],
     ["plan", "evaluation", "publish", "demo"],

@@ -14,7 +14,7 @@ from mlm_pretrain.cli import main
 from mlm_pretrain.run import RunDirectory, checkpoints_in
 from tests.conftest import contents
 
-TIMES = {"seconds", "examples_per_second", "tokens_per_second", "history"}
+TIMES = {"seconds", "activities", "examples_per_second", "tokens_per_second", "history"}
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from mlm_pretrain import cli, stages
 from mlm_pretrain.config import Config, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.run import BESIDE, RunDirectory
 from mlm_pretrain.text.mixture import survey
 from mlm_pretrain.training.device import make_accelerator
 from mlm_pretrain.training.loop import Pretraining
@@ -36,7 +36,7 @@ def test_a_run_leaves_what_the_next_one_needs(finished: Config) -> None:
     assert results["heldout"]["perplexity"] == pytest.approx(math.exp(results["heldout"]["loss"]))
     assert 0 <= results["heldout"]["accuracy"] <= results["heldout"]["top5_accuracy"] <= 1
     assert sum(part["masked_tokens"] for part in results["heldout"]["by_source"].values()) > 0
-    assert set(results["seconds"]) == {"tokenizer", "pretrain", "evaluate"}
+    assert set(results["seconds"]) == {"tokenizer", "pretrain", "evaluate", BESIDE}
     assert len(results["fill_mask"][0]["predictions"]) == 3
     assert run.card.exists()
     tokenizer = AutoTokenizer.from_pretrained(run.model)

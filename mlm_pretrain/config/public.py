@@ -62,7 +62,7 @@ _ARCHITECTURE = _words(
 _ALSO_NUMBERS = ("model.config", "tasks.config", "training.optim_args", "tasks.optim_args")
 
 # What stages write down; beside numbers these texts, by their keys.
-_RESULTS = _words("text prepared recipe pretraining heldout fill_mask tasks seconds versions")
+_RESULTS = _words("text prepared recipe pretraining heldout fill_mask tasks seconds activities versions")
 NAMES_AND_TEXTS = frozenset(("fill_mask", "by_class", "by_type", "confusion", "labels"))
 """What records hold under these keys: a slash in the name of a class, or in an example, is no path."""
 _RECORD_TEXTS = _words(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import made_by
@@ -44,12 +44,14 @@ def evaluate(config: Config, run: RunDirectory) -> dict[str, Any]:
     held_out = HeldOutSet(run.validation, tokenizer, config.stream.sequence_length, names, packing)
     forward = MaskedLogits(model, packing)
     size = config.training.per_device_eval_batch_size
-    figures = held_out_pass(forward, held_out, size, accelerator.device, accelerator.autocast)
+    with spent.on("scoring held-out text"):
+        figures = held_out_pass(forward, held_out, size, accelerator.device, accelerator.autocast)
     forward.close()
     again = f"`mlm-pretrain pretrain {run.root} --force` writes it again"
     remedy = f"its weights are damaged, or not of this tokenizer; {again}"
     check_loss(figures, vocabulary_size(tokenizer), str(run.model), remedy)
-    guesses = [fill_mask(model, tokenizer, text) for text in config.evaluation.fill_mask]
+    with bars.doing("guessing masked words"):
+        guesses = [fill_mask(model, tokenizer, text) for text in config.evaluation.fill_mask]
     return {"heldout": figures, "fill_mask": guesses}
 
 

@@ -9,16 +9,16 @@ others wait for it before pretraining, and exit behind it.
 
 from __future__ import annotations
 
-import contextlib
-
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.config_file import as_begun
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import model_inputs
+from mlm_pretrain.outlook import looking_ahead
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.common import holding, is_up_to_date
 from mlm_pretrain.stages.early import check_names, check_task_names, look_at_tasks
+from mlm_pretrain.stages.expected import expected_seconds, note_seconds
 from mlm_pretrain.stages.pretraining import evaluate, pretrain, pretrain_on
 from mlm_pretrain.stages.publishing import push, report, write_cards
 from mlm_pretrain.stages.tasks import finetune
@@ -28,8 +28,11 @@ from mlm_pretrain.training.processes import Processes, start
 __all__ = ["evaluate", "finetune", "prepare", "pretrain", "push", "report", "run_all", "train_tokenizer", "write_cards"]
 
 
-def run_all(config: Config) -> RunDirectory:
+def run_all(config: Config, began: float | None = None) -> RunDirectory:
     """Every stage in order; those that are up to date are skipped.
+
+    Args:
+        began: when the command began, by `time.monotonic`; by default now.
 
     Raises:
         UserError: as the stages do.
@@ -37,8 +40,17 @@ def run_all(config: Config) -> RunDirectory:
     config = as_begun(config)
     processes = start(config)
     telemetry.say(f"run {config.run.name}: {RunDirectory.of(config).root}")
-    with holding(config) if processes.rank == 0 else contextlib.nullcontext():
+    if processes.rank:
         return _run_all(config, processes)
+    run = RunDirectory.of(config)
+    is_new = not run.checkpoints.exists()
+    with holding(config), spent.counting(began) as beside, looking_ahead(expected_seconds(config)) as outlook:
+        _run_all(config, processes)
+        for stage, seconds in outlook.took.items():
+            if stage != "pretrain" or is_new:
+                note_seconds(config, stage, seconds)
+        run.record_beside(beside.seconds)
+    return run
 
 
 def _look_ahead(config: Config) -> None:
@@ -52,7 +64,8 @@ def _look_ahead(config: Config) -> None:
 
 def _run_all(config: Config, processes: Processes) -> RunDirectory:
     if processes.rank == 0:
-        _look_ahead(config)
+        with spent.on("looking at what is to come"):
+            _look_ahead(config)
         train_tokenizer_alone(config, force=False)
     pretrain_on(config, processes, force=False)
     if RunDirectory.of(config).validation.stat().st_size:
@@ -63,7 +76,8 @@ def _run_all(config: Config, processes: Processes) -> RunDirectory:
         finetune(config)
     run = RunDirectory.of(config)
     try:
-        report([run.root])
+        with bars.doing("writing the report"):
+            report([run.root])
     except UserError as error:  # the run stands all the same
         telemetry.warn(str(error))
     return run

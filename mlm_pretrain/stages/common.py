@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import outlook, telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import DAMAGED, check_folder, is_as_written
@@ -35,7 +35,7 @@ def holding(config: Config) -> Iterator[RunDirectory]:
 
 @contextlib.contextmanager
 def stage(run: RunDirectory, name: str, inputs: str, files: Collection[Path] = ()) -> Iterator[None]:
-    with run.stage(name, inputs, files), noted_end(run, name):
+    with outlook.stage(name), run.stage(name, inputs, files), noted_end(run, name):
         yield
 
 

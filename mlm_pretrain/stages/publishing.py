@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlm_pretrain import bars
 from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.common import check_output
@@ -18,7 +19,8 @@ def write_cards(config: Config) -> Path:
     from mlm_pretrain.publish.card import write_cards as write
 
     run = RunDirectory.of(config)
-    write(run)
+    with bars.doing("writing the cards"):
+        write(run)
     return run.card
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.inputs import text_inputs
 from mlm_pretrain.io.digests import check_folder
@@ -67,11 +67,14 @@ def _make_tokenizer(config: Config, run: RunDirectory) -> dict[str, Any]:
         check_folder(existing)
         revision = settings.revision if settings.path else config.model.revision
         tokenizer = tokenizers.load_tokenizer(Checkpoint(existing, revision), settings.add_tokens)
-    seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
+    with spent.on("reading text"):
+        seen = survey(config.text, sample_bytes=0 if existing else settings.max_bytes)
     if not existing:
-        tokenizer = tokenizers.train_tokenizer(settings, seen.sample)
+        with bars.doing("training the tokenizer"):
+            tokenizer = tokenizers.train_tokenizer(settings, seen.sample)
         tokenizer.model_max_length = config.stream.sequence_length
-    report = tokenizer_report(tokenizer, [document.text for document in seen.validation])
+    with bars.doing("scoring the tokenizer"):
+        report = tokenizer_report(tokenizer, [document.text for document in seen.validation])
     report["sample_bytes"] = sum(len(text.encode()) for text in seen.sample)
 
     def fill(folder: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, telemetry
 from mlm_pretrain.errors import first_line
 from mlm_pretrain.training.probe import Pass, Probe, compare
 
@@ -102,7 +102,7 @@ def compile_layers(probe: Probe, passes: Sequence[Pass]) -> float | None:
     limit = GRAPHS_OF_A_SHAPE * len(passes) + GRAPHS_OF_A_TRIAL
     try:
         # Layers of one class share the limit; each shape takes some three graphs of it.
-        with _quiet(), torch._dynamo.config.patch(recompile_limit=limit):
+        with _quiet(), torch._dynamo.config.patch(recompile_limit=limit), bars.doing("compiling"):
             for layer in repeated_layers(probe.model):
                 layer.compile(dynamic=False)
             for each in passes:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mlm_pretrain import bars, telemetry
+from mlm_pretrain import bars, outlook, spent, telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.ids import vocabulary_size
@@ -123,12 +123,16 @@ class Pretraining(TrainingState):
         rate = 0.0
         total = budgets.total(settings.budget)
         begin = budgets.done(settings.budget, progress)
-        with never_recompiled(), bars.progress(total, "pretrain", initial=begin, rate=False) as bar:
+        with (
+            never_recompiled(),
+            spent.on("stepping"),
+            bars.progress(total, "pretrain", initial=begin, rate=False) as bar,
+        ):
             for batch, labels, tokens in self._agreed_batches():
                 if on_batch:
                     on_batch(progress.step, batch)
-                spent = budgets.share_spent(settings.budget, progress)
-                rate = learning_rate_at(settings, spent, progress.step, settings.budget.steps)
+                share = budgets.share_spent(settings.budget, progress)
+                rate = learning_rate_at(settings, share, progress.step, settings.budget.steps)
                 done = self._step(batch, labels, rate)
                 progress.step += 1
                 progress.tokens += tokens
@@ -136,6 +140,7 @@ class Pretraining(TrainingState):
                 progress.seconds = self._clock()
                 self._last_batch = batch
                 records.step_done(done, tokens)
+                outlook.stage_left(budgets.seconds_left(settings.budget, progress, records.step_seconds, tokens))
                 validate, save = (_is_due(every, progress.step) for every in (settings.eval_steps, settings.save_steps))
                 # Whatever is scored or saved has been looked at.
                 if validate or save or _is_due(settings.logging_steps, progress.step):
@@ -161,7 +166,8 @@ class Pretraining(TrainingState):
         batches = self._batches()
         progress, processes = self.progress, self.processes
         while True:
-            batch, fault = _next_or_fault(batches)
+            with spent.on("waiting for data"):
+                batch, fault = _next_or_fault(batches)
             self._records.batch_came()
             mine = [count_labels(batch.tensors), batch.tokens, 0] if batch else [0, 0, 1]
             times = [self._clock(), self._records.step_seconds] if processes.rank == 0 else [0.0, 0.0]
@@ -225,13 +231,18 @@ class Pretraining(TrainingState):
         )
 
     def save(self) -> None:
-        self._guard.check_weights(self.model, self.progress.step)
-        super().save()
+        with bars.doing("saving a checkpoint", "saving"):
+            self._guard.check_weights(self.model, self.progress.step)
+            super().save()
         if self._on_save and self.processes.rank == 0:
             self._on_save(self.progress.step, self.run.checkpoint(self.progress.step))
 
     def validate(self) -> dict[str, Any]:
         """Score the held-out set and record the figures."""
+        with spent.on("scoring validation"):
+            return self._validate()
+
+    def _validate(self) -> dict[str, Any]:
         if self._held_out is None:
             self._held_out = self._open_held_out()
         self.model.eval()

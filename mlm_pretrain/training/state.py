@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import write_folder
@@ -34,6 +34,7 @@ from mlm_pretrain.training.optim import make_optimizer
 from mlm_pretrain.training.probe import Probe
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import VOCABULARY, Progress, identity, refuse_changes
+from mlm_pretrain.training.tuning import TRYING
 
 
 class TrainingState:
@@ -60,7 +61,10 @@ class TrainingState:
         self._saved_step = self.progress.step
         self._last_batch: GlobalBatch | None = None
         length = config.stream.sequence_length
-        model: PreTrainedModel = build_model(config.model, self.tokenizer, length, config.run.seed, announce=not saved)
+        with bars.doing("building the model"):
+            model: PreTrainedModel = build_model(
+                config.model, self.tokenizer, length, config.run.seed, announce=not saved
+            )
         if broken := first_not_finite(model.named_parameters()):
             raise UserError(f"{config.model.path}: its weights {broken} are not finite; take another checkpoint")
         if saved:
@@ -68,7 +72,8 @@ class TrainingState:
             trusted = Checkpoint(str(saved), None, config.model.trust_remote_code)
             model, _ = trusted.weights(type(model), model.config, attn_implementation=attention)
         old = Numerics(**state["numerics"]) if state else None
-        settled, self.accelerator = settle_numerics(config, run, model, old, self.processes)
+        with bars.doing("trying precision and packing", TRYING):
+            settled, self.accelerator = settle_numerics(config, run, model, old, self.processes)
         if config.stream.prepared:
             settings = prepared_settings(config, settled.packing, self.identity[VOCABULARY], self._corpus)
             refuse_stale(prepared_folder(config), settings)
@@ -85,7 +90,8 @@ class TrainingState:
         self.objective: Objective = OBJECTIVES[config.objective.name](config.objective, self.tokenizer, length)
         # Told now: Accelerate is about to wrap the model, and in bf16 nothing has the same logits.
         is_open = settled.packing and not old and not config.model.attn_implementation
-        attentions = candidate_attentions(self.model, self.accelerator.device) if is_open else []
+        with spent.on(TRYING):
+            attentions = candidate_attentions(self.model, self.accelerator.device) if is_open else []
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         if state and state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -105,7 +111,8 @@ class TrainingState:
         started = time.monotonic()
         length, ids = self.config.stream.sequence_length, ordinary_token_ids(self.tokenizer)
         probe = Probe(self.model, self.objective, self.accelerator, ids, length, settled.packing)
-        settled, tried = settle_step(self.config, probe, attentions, settled, old, self.processes, self.progress)
+        with spent.on(TRYING):
+            settled, tried = settle_step(self.config, probe, attentions, settled, old, self.processes, self.progress)
         probe.close()
         self.progress.seconds += time.monotonic() - started
         return settled, tried
@@ -164,7 +171,8 @@ class TrainingState:
         """Write `model/`: a plain transformers folder."""
         self.forward.close()
         if self.processes.rank == 0:
-            write_folder(self.run.model, self._write_model, manifest=True)
+            with bars.doing("writing the model"):
+                write_folder(self.run.model, self._write_model, manifest=True)
 
     def figures(self) -> dict[str, Any]:
         """What the run has done, as `results.json` records it."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, telemetry
 from mlm_pretrain.io.remembered import recall, remember
 from mlm_pretrain.models.product_attention import NAME as PRODUCT
 from mlm_pretrain.training.compiling import (
@@ -33,6 +33,8 @@ from mlm_pretrain.training.compiling import (
 )
 from mlm_pretrain.training.probe import ROUNDS_SECONDS, Clock, Pass, Probe, compare
 
+TRYING = "trying what is fastest"
+"""What its seconds are counted under."""
 KIND = "passes"
 """What is remembered."""
 SHARE = 0.03
@@ -235,7 +237,8 @@ class Tuner:
             self._probe.model.set_attn_implementation(name)
             return self._probe.seconds(rows) / rows
 
-        times = compare([functools.partial(trial, name) for name in names], self._left() / 2, self._clock)
+        with bars.doing("trying attention", TRYING):
+            times = compare([functools.partial(trial, name) for name in names], self._left() / 2, self._clock)
         known.attention = dict(zip(names, times, strict=True))
         known.a_row = min(times)
         self._allow(known.a_row)
@@ -281,7 +284,8 @@ class Tuner:
         def trial(rows: int) -> float:
             return self._probe.seconds(rows) / rows
 
-        times = compare([functools.partial(trial, rows) for rows in fitting], self._left(), self._clock)
+        with bars.doing("trying rows a pass", TRYING):
+            times = compare([functools.partial(trial, rows) for rows in fitting], self._left(), self._clock)
         known.rows = dict(zip(fitting, times, strict=True))
         known.a_row = min(times)
         self._allow(known.a_row)
@@ -328,7 +332,8 @@ class Tuner:
 
     def _try_layer(self, tried: Pass) -> bool:
         began = self._clock()
-        found = try_layer(self._probe, tried, self._left() - LAYER_SECONDS)
+        with bars.doing("trying one layer compiled", TRYING):
+            found = try_layer(self._probe, tried, self._left() - LAYER_SECONDS)
         if found is None:
             return False
         self._known.layer = layer = Layer(seconds=found[0], plain=found[1], compiled=found[2])

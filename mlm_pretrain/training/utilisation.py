@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from mlm_pretrain import spent
 from mlm_pretrain.config import Config, Ramp
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.flops import count_flops, meta_model
@@ -52,5 +53,5 @@ class Utilisation:
             return None
         device = self._model.device
         dtype = DTYPES[self._numerics.precision]
-        with torch.no_grad():
+        with torch.no_grad(), spent.on("measuring the device"):
             return flops / (measured_once(dtype, device) * self._numerics.processes)
