@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mlm_pretrain import bars, outlook, spent
 from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint, Place
@@ -61,14 +62,19 @@ def finetune(
     """
     started = time.monotonic()
     work = open_work(out, fingerprint(inputs, task, sweep) if inputs else None)
-    setup = prepare(task, Checkpoint.of(encoder), held_out_fraction, work)
+    with bars.doing("reading examples"):
+        setup = prepare(task, Checkpoint.of(encoder), held_out_fraction, work)
     adapter, data = setup.adapter, setup.data
     figures: Figures = {"task": task.task, "metric": setup.metric}
     if sweep:
         figures["sweep"], task = _sweep(setup)
     recipe = settled(task, setup.config, len(setup.features["train"]))
     announce(task, recipe)
-    pretrained = [run_once(setup, Plan(recipe, seed, candidate=True)) for seed in task.seeds]
+    began = time.monotonic()
+    with spent.on("pretrained"):
+        pretrained = [run_once(setup, Plan(recipe, seed, candidate=True)) for seed in task.seeds]
+    further = len(task.scratch_learning_rates) + len(task.seeds) - 1 if task.scratch_learning_rates else 0
+    outlook.stage_left(further * (time.monotonic() - began) / len(task.seeds))
     figures |= _over_seeds("pretrained", pretrained, setup.metric)
     scratch = _scratch(setup, recipe) if task.scratch_learning_rates else {}
     figures |= scratch
@@ -96,6 +102,7 @@ def finetune(
 # -- what is to be run --------------------------------------------------------------------------------------------
 
 
+@spent.on("from random weights")
 def _scratch(setup: Setup, task: TaskConfig) -> Figures:
     """The runs from random weights. The winner of the sweep over learning rates is the first seed's run."""
     plans = {
@@ -127,6 +134,7 @@ def _scratch(setup: Setup, task: TaskConfig) -> Figures:
     }
 
 
+@spent.on("learning curve")
 def _learning_curve(setup: Setup, task: TaskConfig, fractions: Sequence[float], figures: Figures) -> list[Figures]:
     """The scores by the share of the training set; smaller sets are part of larger ones."""
     curve = []
@@ -144,6 +152,7 @@ def _learning_curve(setup: Setup, task: TaskConfig, fractions: Sequence[float], 
     return [*curve, {"fraction": 1.0, "examples": len(setup.data.train), **whole}]
 
 
+@spent.on("sweep")
 def _sweep(setup: Setup) -> tuple[Figures, TaskConfig]:
     """Try learning rates and numbers of epochs with the first seed; (what came, the recipe with the best).
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mlm_pretrain import spent
 from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.tasks.adaptation import Adaptation
 from mlm_pretrain.tasks.adapter import Example, Feature, Prediction
@@ -37,10 +38,12 @@ class Scores:
         """The weights have changed."""
         self._logits.clear()
 
+    @spent.on("scoring")
     def figures(self, split: str) -> Figures:
         """All metrics."""
         return self._setup.adapter.metrics(self._examples(split), self._predictions(split))
 
+    @spent.on("scoring")
     def errors(self) -> str:
         """The mistakes on the test set as lines of JSON."""
         found = self._setup.adapter.errors(self._examples("test"), self._predictions("test"))

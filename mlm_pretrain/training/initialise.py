@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm_pretrain import telemetry
+from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.models.initialisation import INITIALISATIONS, RANDOM, chosen_initialisation
 from mlm_pretrain.stream.batch_size import BatchSize
@@ -41,10 +41,12 @@ def initialise(
     facts: dict[str, Any] = {}
     if processes.rank == 0:
         started = time.monotonic()
-        sample = sample_text(
-            config, tokenizer, packing=packing, tokens=sample_tokens(config), description=f"{name} of tokens"
-        )
-        facts = INITIALISATIONS[name](model, tokenizer, sample, config.run.seed)
+        with spent.on("initialising"):
+            sample = sample_text(
+                config, tokenizer, packing=packing, tokens=sample_tokens(config), description=f"{name} of tokens"
+            )
+        with bars.doing(f"initialising by {name}", "initialising"):
+            facts = INITIALISATIONS[name](model, tokenizer, sample, config.run.seed)
         seconds = time.monotonic() - started
         facts = {"method": name, "sample_tokens": sample.tokens, **facts, "seconds": round(seconds, 3)}
         telemetry.say(f"embeddings begin from the {name} of {sample.tokens:,} tokens: {seconds:.1f} s")
