@@ -8,6 +8,7 @@ from typing import Any
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.io.whole import read_json
+from mlm_pretrain.publish.task_facts import behind
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.spent import OTHER
 from mlm_pretrain.telemetry import figure
@@ -24,18 +25,19 @@ def summary(run: RunDirectory) -> str:
             f"{heldout['masked_tokens']:,} tokens"
         )
     if tasks := results.get("tasks"):
-        header = ("task", "metric", "pretrained", "from random weights", "majority")
+        header = ("task", "metric", "pretrained", "from random weights", "bag of words", "majority")
         rows = [
             (
                 name,
                 str(task["metric"]),
                 _spread(task, "pretrained"),
                 _spread(task, "scratch"),
+                _spread(task, "bag_of_words"),
                 _spread(task, "majority"),
             )
             for name, task in tasks.items()
         ]
-        parts.append(telemetry.table(rows, header))
+        parts.append("\n".join([telemetry.table(rows, header), *behind(tasks)]))
         parts.extend(_curve(name, task) for name, task in tasks.items() if "learning_curve" in task)
     for guess in results.get("fill_mask", []):
         words = ", ".join(f"{each['token']} ({figure(each['score'], '.2f')})" for each in guess["predictions"])
@@ -102,10 +104,14 @@ def next_steps(place: str, config: Config) -> str:
 def _curve(name: str, task: dict[str, Any]) -> str:
     """The scores by the size of the training set."""
     rows = [
-        (f"{point['fraction']:.0%}", f"{point['examples']:,}", _spread(point, "pretrained"), _spread(point, "scratch"))
+        (
+            f"{point['fraction']:.0%}",
+            f"{point['examples']:,}",
+            *(_spread(point, origin) for origin in ("pretrained", "scratch", "bag_of_words")),
+        )
         for point in task["learning_curve"]
     ]
-    return telemetry.table(rows, (f"{name}: of train", "examples", "pretrained", "from random weights"))
+    return telemetry.table(rows, (f"{name}: of train", "examples", "pretrained", "from random weights", "bag of words"))
 
 
 def _spread(task: dict[str, Any], key: str) -> str:

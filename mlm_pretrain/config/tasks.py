@@ -147,6 +147,8 @@ class TaskConfig(OptimizerSection):
     seeds: Annotated[list[Seed], Distinct] = Field([0, 1, 2], min_length=1)
     scratch_learning_rates: list[Annotated[float, Field(gt=0)]] = []
     """Where given, the same encoder from random weights is trained too, at the best of these on validation."""
+    bag_of_words: bool = True
+    """Whether the scores are compared with a linear model on words (TF-IDF; for tags what words look like): seconds."""
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = []
     """Shares of the training set that are trained on too, for a learning curve."""
     sweep: Sweep = Sweep()

@@ -16,6 +16,11 @@ LOSS, TRAINING, LEARNING_CURVE = "loss.png", "training.png", "learning_curve.png
 POINTS = 400
 """A curve of more is thinned by the means of its neighbours."""
 WIDTH, HEIGHT = 6.0, 3.4
+CURVES = {
+    "pretrained": ("this encoder", BLUE),
+    "scratch": ("from random weights", GREY),
+    "bag_of_words": ("bag of words", ORANGE),
+}
 
 
 def loss_picture(records: Sequence[Mapping[str, Any]], path: Path) -> bool:
@@ -70,7 +75,7 @@ def learning_curve_picture(result: TaskResult | None, path: Path) -> bool:
     with style():
         made = figure(WIDTH, HEIGHT)
         axes = made.add_subplot()
-        for name, label, color in (("pretrained", "this encoder", BLUE), ("scratch", "from random weights", GREY)):
+        for name, (label, color) in CURVES.items():
             _curve(axes, points, name, label, color)
         axes.set(xscale="log", xlabel="training examples", ylabel=f"{result.metric}, test")
         axes.set_xticks([point.examples or 0 for point in points])
@@ -82,7 +87,9 @@ def learning_curve_picture(result: TaskResult | None, path: Path) -> bool:
 
 
 def _curve(axes: Any, points: Sequence[CurvePoint], name: str, label: str, color: str) -> None:
-    rows = [(p.examples, getattr(p, name), getattr(p, f"{name}_std")) for p in points if getattr(p, name) is not None]
+    rows = [
+        (p.examples, getattr(p, name), getattr(p, f"{name}_std", None)) for p in points if getattr(p, name) is not None
+    ]
     if not rows:
         return
     places, means, deviations = zip(*rows, strict=True)

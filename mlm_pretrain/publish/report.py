@@ -28,6 +28,7 @@ from mlm_pretrain.publish.report_records import RunRecords, read_runs
 from mlm_pretrain.publish.report_tables import Planned
 from mlm_pretrain.publish.report_tasks import Table, TaskSection, task_comparison, task_sections
 from mlm_pretrain.publish.tables import number, recipe_rows, score_rows
+from mlm_pretrain.publish.task_facts import behind
 
 TEMPLATE = "report.html.jinja"
 
@@ -60,6 +61,8 @@ class Page:
     curves: Curves
     task_table: Table | None
     task_figure: Markup | None
+    behind: list[str]
+    """What is to be said of tasks in which an encoder is behind a bag of words."""
     overview: Table | None = None
     differences: Table | None = None
     pictures: str = ""
@@ -105,6 +108,11 @@ def render(runs: Sequence[RunRecords], gallery: Gallery) -> str:
         curves=draw_curves(runs, gallery),
         task_table=task_comparison(runs),
         task_figure=task_figures.results(gallery, results),
+        behind=[
+            line if len(runs) == 1 else f"{run.name}: {line}"
+            for run in runs
+            for line in behind(run.results.get("tasks", {}))
+        ],
         runs=[_section(run, gallery) for run in runs],
         overview=tables.overview(runs) if several else None,
         differences=tables.differences(runs) if several else None,

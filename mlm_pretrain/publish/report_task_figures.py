@@ -13,6 +13,8 @@ from mlm_pretrain.publish.report_figures import COLORS, HEIGHT, NEUTRAL, WIDTH, 
 
 NAMED_SEEDS = 6
 ORIGINS = {"pretrained": "this encoder", "scratch": "from random weights"}
+BASELINES = {"bag_of_words": ("bag of words", "D"), "majority": ("majority", "|")}
+"""What has one score, not one a seed."""
 
 
 def histories(
@@ -63,7 +65,7 @@ def learning_curve(gallery: Gallery, title: str, result: Mapping[str, Any]) -> M
 
     def fill(drawn: Figure) -> None:
         axes = drawn.add_subplot()
-        for number, (origin, words) in enumerate(ORIGINS.items()):
+        for number, (origin, words) in enumerate({**ORIGINS, "bag_of_words": "bag of words"}.items()):
             of = [point for point in points if point.get(origin) is not None]
             if of:
                 axes.errorbar(
@@ -137,10 +139,11 @@ def results(gallery: Gallery, runs: Mapping[str, Mapping[str, Mapping[str, Any]]
                 axes.plot(seeds, [place] * len(seeds), marker="o", ms=4, alpha=0.4, markeredgewidth=0, **look)
                 if result.get(origin) is not None:
                     axes.plot(result[origin], place, marker="os"[number], ms=7, **look, label=ORIGINS[origin])
-            if result.get("majority") is not None:
-                axes.plot(
-                    result["majority"], place, marker="|", ms=11, mew=2, color=NEUTRAL, linestyle="", label="majority"
-                )
+            for baseline, (label, marker) in BASELINES.items():
+                if result.get(baseline) is not None:
+                    size = 11 if marker == "|" else 5
+                    look = {"color": NEUTRAL, "linestyle": "", "label": label}
+                    axes.plot(result[baseline], place, marker=marker, ms=size, mew=2, **look)
         axes.set_yticks(range(len(rows)), [short(f"{name} ({result.get('metric')})") for name, result in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.margins(x=0.08)

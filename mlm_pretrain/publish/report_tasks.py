@@ -207,10 +207,14 @@ def _entity_kinds(mistakes: Mistakes | None, details: Mapping[str, Any]) -> list
 def _learning_curve(result: Mapping[str, Any]) -> list[Table]:
     points = result.get("learning_curve") or []
     rows = [
-        (f"{point['fraction']:.3g}", f"{point['examples']:,}", spread(point, "pretrained"), spread(point, "scratch"))
+        (
+            f"{point['fraction']:.3g}",
+            f"{point['examples']:,}",
+            *(spread(point, origin) for origin in ("pretrained", "scratch", "bag_of_words")),
+        )
         for point in points
     ]
-    header = ("share of train", "examples", "pretrained", "from random weights")
+    header = ("share of train", "examples", "pretrained", "from random weights", "bag of words")
     return [Table(header, rows, f"{result.get('metric', 'score')} by the share of the training set")] if rows else []
 
 
@@ -243,15 +247,13 @@ def task_comparison(runs: Sequence[RunRecords]) -> Table | None:
     for name in names:
         for run in runs:
             if result := run.results.get("tasks", {}).get(name):
-                scores = (spread(result, origin) for origin in ("pretrained", "scratch"))
-                majority = result.get("majority")
+                scores = (spread(result, origin) for origin in ("pretrained", "scratch", "bag_of_words", "majority"))
                 rows.append(
                     (
                         name,
                         *([run.name] if len(runs) > 1 else []),
                         str(result.get("metric", "not recorded")),
                         *scores,
-                        "not measured" if majority is None else f"{majority:.3f}",
                         f"{len(result.get('seeds') or [])}",
                         number(result.get("train_examples")),
                         number(result.get("test_examples"))
@@ -259,7 +261,7 @@ def task_comparison(runs: Sequence[RunRecords]) -> Table | None:
                     )
                 )
     header = ("task", *(["run"] if len(runs) > 1 else []), "metric", "this encoder", "from random weights")
-    return Table((*header, "majority", "seeds", "train", "test"), rows) if rows else None
+    return Table((*header, "bag of words", "majority", "seeds", "train", "test"), rows) if rows else None
 
 
 def _figure(value: Any) -> str:

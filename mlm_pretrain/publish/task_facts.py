@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -32,6 +33,7 @@ class CurvePoint(Facts):
     pretrained_std: Number = None
     scratch: Number = None
     scratch_std: Number = None
+    bag_of_words: Number = None
 
 
 class Trial(Facts):
@@ -61,6 +63,7 @@ class TaskResult(Facts):
     scratch: Number = None
     scratch_std: Number = None
     scratch_seeds: list[Number] = []
+    bag_of_words: Number = None
     majority: Number = None
     seeds: list[int] = []
     train_examples: int | None = None
@@ -78,6 +81,14 @@ class TaskResult(Facts):
     history: list[list[dict[str, Any]]] = []
     """By seed, an entry an evaluation: `step`, `epoch`, `loss`, `validation`."""
     seconds: Number = None
+
+    @property
+    def behind(self) -> str:
+        """What is to be said if the encoder was no help: empty unless the bag of words did better."""
+        ours, words = self.pretrained, self.bag_of_words
+        if ours is None or words is None or ours >= words:
+            return ""
+        return f"behind a bag of words: {self.metric} {ours:.3f} against {words:.3f}"
 
 
 class ModelFacts(Facts):
@@ -99,6 +110,12 @@ class ModelFacts(Facts):
         """The name of the class; code on a card imports it, so that nothing but a name is taken."""
         named = self.architectures[0] if self.architectures else ""
         return named if named.isidentifier() else "unknown"
+
+
+def behind(results: Mapping[str, Any]) -> list[str]:
+    """Of results by task, those in which the encoder is behind a bag of words, a sentence each."""
+    found = {name: TaskResult.model_validate(result).behind for name, result in results.items()}
+    return [f"{name} is {words}" for name, words in found.items() if words]
 
 
 class TaskFacts(Facts):

@@ -52,6 +52,7 @@ def task_rows(facts: CardFacts, only: str | None = None) -> list[Row]:
             result.metric or "not recorded",
             spread(result.pretrained, result.pretrained_std if len(result.seeds) > 1 else None),
             spread(result.scratch, result.scratch_std if len(result.seeds) > 1 else None),
+            spread(result.bag_of_words, None),
             spread(result.majority, None),
             number(result.train_examples),
             number(result.test_examples) + (" (validation)" if result.test_is_validation else ""),
@@ -59,6 +60,15 @@ def task_rows(facts: CardFacts, only: str | None = None) -> list[Row]:
         )
         for name, result in facts.measured.items()
         if only in (None, name)
+    ]
+
+
+def behind_rows(facts: CardFacts, only: str | None = None) -> list[str]:
+    """The tasks in which the encoder is behind a bag of words."""
+    return [
+        f"{name} is {result.behind}"
+        for name, result in facts.measured.items()
+        if result.behind and only in (None, name)
     ]
 
 
@@ -118,6 +128,7 @@ def curve_rows(result: TaskResult) -> list[Row]:
             number(point.examples),
             spread(point.pretrained, point.pretrained_std if several else None),
             spread(point.scratch, point.scratch_std if several else None),
+            spread(point.bag_of_words, None),
         )
         for point in result.learning_curve
     ]

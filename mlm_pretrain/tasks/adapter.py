@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.registry import Registry
+from mlm_pretrain.tasks.bag_of_words import BagOfWords
 from mlm_pretrain.tasks.unusable import BadExample
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
@@ -203,6 +204,14 @@ class TaskAdapter:
     def majority(cls, train: Sequence[Example], examples: Sequence[Example]) -> list[Prediction]:
         """What predicting the commonest answer, without looking at the context, gives."""
         raise NotImplementedError
+
+    def bag_of_words(self, train: Sequence[Example]) -> BagOfWords | None:
+        """What people would take in place of an encoder: a linear model on words; None if there is no such thing.
+
+        Raises:
+            NoBagOfWords: there is none for these examples.
+        """
+        return None
 
     @classmethod
     def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:

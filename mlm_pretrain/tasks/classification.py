@@ -22,6 +22,7 @@ from mlm_pretrain.tasks.adapter import (
     cross_entropy_sum,
     probabilities,
 )
+from mlm_pretrain.tasks.bag_of_words import BagOfWords
 from mlm_pretrain.tasks.calibration import calibration_error, fit_temperature
 from mlm_pretrain.tasks.labels import are_fractions, in_order, is_gap, whole_names, whole_number
 from mlm_pretrain.tasks.many_classes import top_scores
@@ -152,6 +153,13 @@ class Classification(SequenceTask):
         counts = Counter(example["label"] for example in train)
         commonest = min(counts, key=lambda name: (-counts[name], name))
         return [{"label": commonest} for _ in examples]
+
+    def bag_of_words(self, train: Sequence[Example]) -> BagOfWords:
+        from mlm_pretrain.tasks.bag_of_texts import LabelBag
+
+        return LabelBag(
+            train, self.labels, several=False, class_weight=None if self.weight is None else self.weight.tolist()
+        )
 
     @classmethod
     def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:

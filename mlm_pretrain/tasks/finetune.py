@@ -16,8 +16,9 @@ from mlm_pretrain.config import TaskConfig, fingerprint
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint, Place
 from mlm_pretrain.tasks import many_classes
+from mlm_pretrain.tasks.baselines import bag_of_words
 from mlm_pretrain.tasks.recipe import announce, settled
-from mlm_pretrain.tasks.setup import Figures, Setup, prepare, share_of_train
+from mlm_pretrain.tasks.setup import Figures, Setup, examples_of_share, prepare, share_of_train
 from mlm_pretrain.tasks.trials import Plan, Run, export_best, open_work, run_once
 from mlm_pretrain.telemetry import say, warn
 from mlm_pretrain.training.bad_loss import Diverged
@@ -52,8 +53,9 @@ def finetune(
         Figures on the test set (or validation, where there is no test set: `test_is_validation`): `metric` names the
         headline metric, of which `pretrained`, `scratch` and `majority` are the means over the seeds, `…_std` the
         sample standard deviations, `…_seeds` the single values; `details` has all test metrics of the pretrained
-        encoder, averaged over the seeds. Scratch figures are absent without `scratch_learning_rates`, `sweep` without
-        a sweep, `learning_curve` without `train_fractions`.
+        encoder, averaged over the seeds. `bag_of_words` is the score of a linear model on words, absent if the task has
+        none or `task.bag_of_words` is false. Scratch figures are absent without `scratch_learning_rates`, `sweep`
+        without a sweep, `learning_curve` without `train_fractions`.
 
     Raises:
         UserError: bad data, no such checkpoint, more than one process, or `out` can't be written.
@@ -68,6 +70,9 @@ def finetune(
     figures: Figures = {"task": task.task, "metric": setup.metric}
     if sweep:
         figures["sweep"], task = _sweep(setup)
+    if task.bag_of_words:
+        with bars.doing("counting words for the bag of words", "bag of words"):
+            figures |= bag_of_words(task.name, adapter, data, setup.metric)
     recipe = settled(task, setup.config, len(setup.features["train"]))
     announce(task, recipe)
     began = time.monotonic()
@@ -146,8 +151,12 @@ def _learning_curve(setup: Setup, task: TaskConfig, fractions: Sequence[float], 
             settings = recipe.model_copy(update={"learning_rate": figures["scratch_learning_rate"]})
             runs = [run_once(setup, replace(plan, settings=settings, scratch=True)) for plan in plans]
             point |= _over_seeds("scratch", runs, setup.metric)
+        if "bag_of_words" in figures:
+            name, share = f"{task.name}, {fraction:.0%} of train", examples_of_share(setup, fraction)
+            point |= bag_of_words(name, setup.adapter, setup.data, setup.metric, share)
         curve.append({"fraction": fraction, "examples": len(share_of_train(setup, fraction)), **point})
     names = [f"{origin}{kind}" for origin in ("pretrained", "scratch") for kind in ("", "_std", "_seeds")]
+    names += ["bag_of_words", "bag_of_words_details"]
     whole = {name: figures[name] for name in names if name in figures}
     return [*curve, {"fraction": 1.0, "examples": len(setup.data.train), **whole}]
 

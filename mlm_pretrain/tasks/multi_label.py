@@ -13,6 +13,7 @@ from torch import Tensor
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
+from mlm_pretrain.tasks.bag_of_words import BagOfWords
 from mlm_pretrain.tasks.columns import cell, column
 from mlm_pretrain.tasks.labels import SEPARATORS, in_order, is_gap, read_list, whole_names, whole_number
 from mlm_pretrain.tasks.many_classes import FEW, top_scores
@@ -142,6 +143,11 @@ class MultiLabelClassification(SequenceTask):
         counts = Counter(name for example in train for name in example["label"])
         common = in_order(name for name in counts if 2 * counts[name] > len(train))
         return [{"labels": common} for _ in examples]
+
+    def bag_of_words(self, train: Sequence[Example]) -> BagOfWords:
+        from mlm_pretrain.tasks.bag_of_texts import LabelBag
+
+        return LabelBag(train, self.labels, several=True)
 
     @classmethod
     def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:

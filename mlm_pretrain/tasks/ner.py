@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
+from mlm_pretrain.tasks.bag_of_words import BagOfWords
 from mlm_pretrain.tasks.columns import column, text_column
 from mlm_pretrain.tasks.schemes import (
     UNNAMED,
@@ -163,6 +164,11 @@ class TokenClassification(WordLabelling):
         """Every word gets the tag that it has most often in the training set, an unseen word O."""
         commonest = commonest_labels(train)
         return [{"tags": valid_iob2(commonest.get(word, "O") for word in example["tokens"])} for example in examples]
+
+    def bag_of_words(self, train: Sequence[Example]) -> BagOfWords:
+        from mlm_pretrain.tasks.bag_of_tags import TagBag
+
+        return TagBag(train, decode=valid_iob2)
 
     @classmethod
     def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:

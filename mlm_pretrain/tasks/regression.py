@@ -14,6 +14,7 @@ from torch import Tensor
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
+from mlm_pretrain.tasks.bag_of_words import BagOfWords
 from mlm_pretrain.tasks.labels import is_gap
 from mlm_pretrain.tasks.sequence import SequenceTask, texts_of
 from mlm_pretrain.tasks.unusable import BadExample
@@ -80,6 +81,11 @@ class Regression(SequenceTask):
         """The mean of the training set."""
         mean = statistics.fmean(example["label"] for example in train)
         return [{"score": mean} for _ in examples]
+
+    def bag_of_words(self, train: Sequence[Example]) -> BagOfWords:
+        from mlm_pretrain.tasks.bag_of_texts import NumberBag
+
+        return NumberBag(train)
 
     @classmethod
     def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:

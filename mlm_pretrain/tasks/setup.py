@@ -14,7 +14,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.tasks.adaptation import States
-from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
+from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter
 from mlm_pretrain.tasks.data import LabelledData, first_examples
 from mlm_pretrain.tasks.encoder import load_config, load_tokenizer, window_length
 from mlm_pretrain.tasks.materials import Materials, read_materials
@@ -107,11 +107,16 @@ def _accelerator(work: Path, task: TaskConfig) -> Accelerator:
     return accelerator
 
 
+def examples_of_share(setup: Setup, fraction: float) -> list[Example]:
+    """The examples of a share of the training set."""
+    train = setup.data.train
+    return first_examples(train, max(round(fraction * len(train)), 1), type(setup.adapter))
+
+
 def share_of_train(setup: Setup, fraction: float) -> list[Feature]:
-    """The rows of a share of the training set."""
+    """Their rows."""
     train = setup.data.train
     if fraction == 1.0:
         return setup.features["train"]
-    chosen = first_examples(train, max(round(fraction * len(train)), 1), type(setup.adapter))
-    places = {id(example) for example in chosen}
+    places = {id(example) for example in examples_of_share(setup, fraction)}
     return [row for row in setup.features["train"] if id(train[row["example"]]) in places]

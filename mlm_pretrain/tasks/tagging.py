@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
+from mlm_pretrain.tasks.bag_of_words import BagOfWords
 from mlm_pretrain.tasks.ner import tags_entities
 from mlm_pretrain.tasks.word_labelling import WordLabelling, commonest_labels, context, text_and_spans
 
@@ -67,6 +68,11 @@ class Tagging(WordLabelling):
         counts = Counter(tag for example in train for tag in example["tags"])
         of_all = min(counts, key=lambda tag: (-counts[tag], tag))
         return [{"tags": [by_word.get(word, of_all) for word in example["tokens"]]} for example in examples]
+
+    def bag_of_words(self, train: Sequence[Example]) -> BagOfWords:
+        from mlm_pretrain.tasks.bag_of_tags import TagBag
+
+        return TagBag(train)
 
     @classmethod
     def metrics(cls, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:

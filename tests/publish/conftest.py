@@ -42,6 +42,7 @@ RESULTS: dict[str, Any] = {
             "pretrained_std": 0.0112,
             "scratch": 0.5523,
             "scratch_std": 0.0219,
+            "bag_of_words": 0.6004,
             "majority": 0.1317,
             "seeds": [0, 1, 2],
             "train_examples": 417,

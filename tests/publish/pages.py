@@ -104,6 +104,7 @@ TASKS: dict[str, Any] = {
         "scratch_std": 0.0,
         "scratch_seeds": [0.5, 0.5],
         "scratch_sweep": {"0.001": 0.4, "0.01": 0.45},
+        "bag_of_words": 0.8125,
         "majority": 0.25,
         "seeds": [3, 5],
         "learning_rate": 0.0007,
@@ -113,7 +114,13 @@ TASKS: dict[str, Any] = {
         "history": [[{"epoch": 1.0, "loss": 2.0, "validation": 0.6}, {"epoch": 2.0, "loss": 1.0, "validation": 0.8}]]
         * 2,
         "learning_curve": [
-            {"fraction": share, "examples": int(80 * share), "pretrained": share / 2, "pretrained_std": 0.01}
+            {
+                "fraction": share,
+                "examples": int(80 * share),
+                "pretrained": share / 2,
+                "pretrained_std": 0.01,
+                "bag_of_words": share / 3,
+            }
             for share in (0.25, 1.0)
         ],
         "sweep": {

@@ -216,7 +216,7 @@ def test_figures_of_a_validation_set_are_called_so(copy_run: Callable[[], RunDir
     assert library.data.eval_results[0].metric_name == "validation accuracy"
     assert "There was no test set" in library.text
     for card in (encoder, library):
-        assert "| 0.713 | 0.552 | 0.132 | 417 | 823 (validation) | 1 |" in card.text
+        assert "| 0.713 | 0.552 | 0.600 | 0.132 | 417 | 823 (validation) | 1 |" in card.text
 
 
 def test_bad_records_are_one_line(copy_run: Callable[[], RunDirectory]) -> None:

@@ -51,6 +51,7 @@ def test_a_page_of_a_whole_run(copy_run: Callable[[], RunDirectory]) -> None:
     page = read_page(run.root / "report.html")
     for shown in ("3.217", "24.9", "41.3 %", "4.81 M", "2.4 M", "1,203", "0.750 ± 0.050", "0.500 ± 0.000", "0.250"):
         assert shown in page.words
+    assert "topic is behind a bag of words: accuracy 0.750 against 0.812." in page.words
     for shown in ("vocabulary 27", "seed 3", "training", "held-out", "0.0001 3 0.61", "0.001 6 0.83 ★", "torch 2.13.0"):
         assert shown in page.words
     assert "not recorded: model FLOPs utilisation." in page.words
