@@ -194,7 +194,7 @@ def test_sections_made_in_python_have_the_same_bounds() -> None:
     ids=str,
 )
 def test_validation_is_scored_in_training_where_something_depends_on_it(keys: dict[str, Any], strategy: str) -> None:
-    assert TaskConfig(task="ner", name="a", **keys).eval_strategy == strategy
+    assert TaskConfig(task="ner", name="a", **keys).evaluates == strategy
     for key in keys.keys() - {"eval_strategy", "eval_steps"}:
         if keys[key]:
             with pytest.raises(ValueError, match=f"{key} needs evaluations"):

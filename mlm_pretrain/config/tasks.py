@@ -154,7 +154,7 @@ class TaskConfig(OptimizerSection):
     sweep: Sweep = Sweep()
 
     # -- evaluation during training
-    eval_strategy: Literal["no", "epoch", "steps"] = "no"
+    eval_strategy: Literal["no", "epoch", "steps"] | None = None
     """When validation is scored during training; no: at the end alone, and only where something follows from it. By
     default `epoch` with `load_best_model_at_end` or `early_stopping_patience`, else `no`."""
     eval_steps: Positive | None = None
@@ -180,15 +180,6 @@ class TaskConfig(OptimizerSection):
         data = {key: value for key, value in data.items() if value is not None or key not in FROZEN}
         return {**FROZEN, **data, "sweep": {**FROZEN["sweep"], **sweep} if isinstance(sweep, dict) else sweep}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _evaluations_that_are_needed(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not (
-            data.get("load_best_model_at_end") or data.get("early_stopping_patience") is not None
-        ):
-            return data
-        return {"eval_strategy": "epoch", **data}
-
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
         if self.eval_strategy == "steps" and self.eval_steps is None:
@@ -206,6 +197,13 @@ class TaskConfig(OptimizerSection):
         if self.layerwise_lr_decay != 1.0 and (self.optim == "muon" or self.encoder != "full"):
             raise ValueError("layerwise_lr_decay goes with encoder: full, and with any optim but muon")
         return self
+
+    @property
+    def evaluates(self) -> Literal["no", "epoch", "steps"]:
+        """`eval_strategy`, or what follows from the other keys."""
+        if self.eval_strategy is not None:
+            return self.eval_strategy
+        return "epoch" if self.keeps_best or self.early_stopping_patience is not None else "no"
 
     @property
     def keeps_best(self) -> bool:

@@ -182,7 +182,7 @@ class Fit:
 
     def _is_time(self) -> bool:
         """Whether the history has an entry after this step."""
-        by_steps = self.settings.eval_strategy == "steps"
+        by_steps = self.settings.evaluates == "steps"
         return self._is_due(self.settings.eval_steps if by_steps else self.steps_per_epoch)
 
     def _is_due(self, every: int | None) -> bool:
@@ -197,7 +197,7 @@ class Fit:
     def _enter(self, loss: float | None) -> None:
         """Add to the history, with a score where one is asked for."""
         progress = self.progress
-        asked = self.settings.eval_strategy != "no" or progress.step == self.steps
+        asked = self.settings.evaluates != "no" or progress.step == self.steps
         value = self._score() if self._score and asked else None
         progress.history.append(
             {

@@ -100,7 +100,7 @@ def run_once(setup: Setup, plan: Plan, rival: float = -math.inf) -> Run:
         validation = scores.figures("validation")
     if not plan.judged:
         test = {metric: scores.figures("test")[metric]}  # the others would need a calibration
-    elif validation[metric] > rival:
+    elif not validation[metric] <= rival:  # a score that is NaN is better than none
         test = scores.figures("test")
         if plan.candidate:
             _keep_if_best(setup, adaptation, validation[metric], scores.errors)
