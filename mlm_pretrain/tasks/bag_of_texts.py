@@ -29,7 +29,7 @@ MOST_CHARACTERS = 30_000_000
 MOST_WEIGHTS = 20_000_000
 """Of all labels together."""
 STRENGTHS = (1.0, 3.0, 10.0, 30.0)
-ALPHAS = (10.0, 3.0, 1.0, 0.3, 0.1)
+ALPHAS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
 FEW = 5000
 """Of fewer training texts words that occur in one alone are counted too."""
 
