@@ -119,9 +119,9 @@ class TaskConfig(OptimizerSection):
 
     # -- the recipe
     learning_rate: Annotated[float, Field(gt=0)] | None = None  # type: ignore[assignment]
-    """By default as the encoder's width has it, see `tasks/recipe.py`; lora: 3e-4."""
+    """By default 3e-4, and less for full encoders wider than 384, as 3.8e-5 for 768: see `tasks/recipe.py`."""
     num_train_epochs: Annotated[float, Field(gt=0)] | None = None
-    """By default 3, and for small training sets as many more as make 600 steps, up to 10."""
+    """By default 3, and for small training sets as many more as make 400 steps, up to 10."""
     max_steps: Positive | None = None
     """Overrides num_train_epochs."""
     per_device_train_batch_size: Positive = 16

@@ -73,8 +73,9 @@ def finetune(
     if task.bag_of_words:
         with bars.doing("counting words for the bag of words", "bag of words"):
             figures |= bag_of_words(task.name, adapter, data, setup.metric)
-    recipe = settled(task, setup.config, len(setup.features["train"]))
-    announce(task, recipe)
+    rows = len(setup.features["train"])
+    recipe = settled(task, setup.config, rows)
+    announce(task, recipe, rows)
     began = time.monotonic()
     with spent.on("pretrained"):
         pretrained = [run_once(setup, Plan(recipe, seed, candidate=True)) for seed in task.seeds]

@@ -9,10 +9,10 @@ from transformers import PretrainedConfig
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.telemetry import say
 
-WIDTH, RATE, HIGHEST_RATE = 256, 5e-4, 1e-3
-"""RATE at this hidden size, in inverse proportion to the square of others."""
+RATE, WIDTH = 3e-4, 384
+"""RATE up to this hidden size, and in inverse proportion to the cube of larger ones."""
 LORA_RATE = 3e-4
-FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_STEPS = 3, 10, 600
+FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_STEPS = 3, 10, 400
 
 
 def settled(task: TaskConfig, config: PretrainedConfig, examples: int) -> TaskConfig:
@@ -30,27 +30,28 @@ def settled(task: TaskConfig, config: PretrainedConfig, examples: int) -> TaskCo
     )
 
 
-def announce(asked: TaskConfig, task: TaskConfig) -> None:
+def announce(asked: TaskConfig, task: TaskConfig, examples: int) -> None:
     """Say in a line what was chosen for the keys that `asked` leaves open."""
     chosen = []
     if asked.learning_rate is None:
-        chosen.append(f"learning_rate {task.learning_rate:.3g}, by the encoder's width")
+        chosen.append(f"learning_rate {task.learning_rate:.3g}")
     if asked.num_train_epochs is None and asked.max_steps is None:
-        chosen.append(f"num_train_epochs {task.num_train_epochs:g}, by the number of examples")
+        chosen.append(f"num_train_epochs {task.num_train_epochs:g}")
     if chosen:
-        say(f"{task.name}: {'; '.join(chosen)}")
+        say(f"{task.name}: for this encoder and {examples:,} training rows: {', '.join(chosen)}")
 
 
 def rate_for(task: TaskConfig, config: PretrainedConfig) -> float:
     """The learning rate for an encoder of this width.
 
-    5e-4 for the 256 of `nano`, as measured (docs/measurements/finetuning_quality.md). By the square of the width it
-    comes to 5.6e-5 for 768 and 3.1e-5 for 1,024, near the 2e-5 to 5e-5 of BERT (arXiv 1810.04805, A.3).
+    3e-4 has served for 256 and 384 (docs/measurements/finetuning_quality.md, configs/RECIPES.md). By the cube of the
+    width it comes to 3.8e-5 for 768 and 1.6e-5 for 1,024: of BERT's 2e-5 to 5e-5 (arXiv 1810.04805, A.3), and of
+    RoBERTa-large's 1e-5 to 3e-5 (arXiv 1907.11692, table 10).
     """
     if task.encoder == "lora":
         return LORA_RATE
     width = getattr(config, "hidden_size", None) or 768
-    return min(RATE * (WIDTH / width) ** 2, HIGHEST_RATE)
+    return RATE * min(WIDTH / width, 1.0) ** 3
 
 
 def epochs_for(task: TaskConfig, examples: int) -> float:

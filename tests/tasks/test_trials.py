@@ -270,7 +270,7 @@ def test_an_open_recipe_is_settled_for_each_share_of_the_training_set(
     figures = finetune(recipe(**keys), tmp_path / "encoder", tmp_path / "out")
     # Batches of 4: 10 an epoch, 5, and 1, of which there are no more than 10.
     assert trained == [(40, 40), (4, 10), (20, 40)]
-    assert (figures["learning_rate"], figures["num_train_epochs"]) == (recipe_module.HIGHEST_RATE, 4)
+    assert (figures["learning_rate"], figures["num_train_epochs"]) == (recipe_module.RATE, 4)
 
 
 def test_a_metric_that_is_none_is_told_before_training(
