@@ -295,7 +295,7 @@ def test_finetune_frozen_learns_and_exports(
     figures = finetune(task, tmp_path / "encoder", tmp_path / "out")
     assert figures["pretrained"] >= 0.9
     # Each split once, whatever the seeds and the shares of the training set.
-    assert rows == [figures["validation_examples"], figures["test_examples"], figures["train_examples"]]
+    assert rows == [figures[f"{split}_examples"] for split in ("train", "validation", "test")]
     assert accuracy_of_pipeline(tmp_path / "out", Path(files["test"])) in figures["pretrained_seeds"]
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     start = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder").state_dict()
