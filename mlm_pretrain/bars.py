@@ -15,14 +15,16 @@ from mlm_pretrain import escaping, outlook, spent
 from mlm_pretrain.io.plain_json import finite
 from mlm_pretrain.telemetry import Console, emit, is_rank_zero, log_format
 
-BAR = "{desc:<22} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]{in_all}"
-BAR_WITHOUT_RATE = "{desc:<22} {percentage:3.0f}%|{bar:24}| [{elapsed}<{remaining}{postfix}]{in_all}"
+BAR = "{desc:<22} {percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]{in_all}"
+BAR_WITHOUT_RATE = "{desc:<22} {percentage:3.0f}%|{bar:16}| [{elapsed}<{remaining}{postfix}]{in_all}"
 COUNT = "{desc:<22} {n_fmt}{unit} [{elapsed}, {rate_fmt}{postfix}]{in_all}"
 # The same without what only a terminal shows well.
 LINE = "{desc}: {percentage:.0f}%, {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]{in_all}"
 LINE_WITHOUT_RATE = "{desc}: {percentage:.0f}% [{elapsed}<{remaining}{postfix}]{in_all}"
 LINE_COUNT = "{desc}: {n_fmt}{unit} [{elapsed}, {rate_fmt}{postfix}]{in_all}"
 SECONDS_PER_LINE = 10.0
+SCALED = 10_000
+"""Smaller totals are shown as they are."""
 
 
 class _Bar(tqdm):
@@ -143,7 +145,13 @@ class _JsonLines(_Lines):
     def _line(self) -> str:
         values = self.format_dict
         done, seconds = round(values["n"], 4), round(values["elapsed"], 3)
-        line = {"stage": self.desc, "done": done, "total": values["total"], "unit": values["unit"], "seconds": seconds}
+        line = {
+            "stage": self.desc,
+            "done": done,
+            "total": values["total"],
+            "unit": values["unit"].strip(),
+            "seconds": seconds,
+        }
         note = {"note": values["postfix"]} if values["postfix"] else {}
         note |= _left_in_all()
         record = {"event": "progress", "time": round(time.time(), 3), **line, **note}
@@ -162,14 +170,14 @@ def progress(
 
     Args:
         total: what `n` will be at the end; None if it isn't known.
-        scale: whether numbers are shown as 1.2k, 3.4M.
+        scale: whether large numbers are shown as 12.3k, 3.4M.
         rate: whether to show units per second; without it, the caller shows a speed in the postfix.
     """
     kind, description = log_format(), escaping.visible(description)
     common: dict[str, Any] = {
         "total": total,
-        "unit": unit,
-        "unit_scale": scale,
+        "unit": unit if unit == "B" else f" {unit.strip()}",
+        "unit_scale": scale and (total is None or total >= SCALED),
         "initial": initial,
         "disable": not is_rank_zero(),
         "file": Console(sys.stderr),

@@ -46,14 +46,16 @@ class Outlook:
         return left if left is not None and not unknown else None
 
     def words(self) -> str:
-        """As "about 4 min left in all", or "about 2 min left, then topic" if nothing is known of a later stage; empty
-        if nothing is known of this one."""
+        """As "about 4 min left in all", or "about 2 min left, 2 stages to come" if nothing is known of later stages;
+        empty if nothing is known of this one."""
         left, unknown = self._left()
         if left is None:
             return ""
         how_long = f"about {left / 60:.0f} min" if left >= 90 else f"about {round(left, -1):.0f} s"
         how_long = how_long if left >= 15 else "a few seconds"
-        return f"{how_long} left, then {', '.join(unknown)}" if unknown else f"{how_long} left in all"
+        if unknown:
+            return f"{how_long} left, {len(unknown)} stage{'s' if len(unknown) > 1 else ''} to come"
+        return f"{how_long} left in all"
 
     def _left(self) -> tuple[float | None, list[str]]:
         """Seconds of this stage and of those that are known, and the names of the others."""

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-OTHER = "other"
+OTHER, LOADING = "other", "loading libraries"
 
 
 class Spent:
@@ -20,14 +20,14 @@ class Spent:
 
     Args:
         clock: seconds.
-        began: by that clock, if it was before.
+        began: by that clock, if it was before; the time since is that of `LOADING`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, began: float | None = None) -> None:
         self._clock = clock
         self._stack = [OTHER]
-        self._since = clock() if began is None else began
-        self._seconds: dict[str, float] = {}
+        self._since = clock()
+        self._seconds: dict[str, float] = {} if began is None else {LOADING: self._since - began}
 
     @property
     def seconds(self) -> dict[str, float]:

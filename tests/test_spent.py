@@ -57,13 +57,13 @@ def test_the_time_left_in_all_is_of_this_stage_and_of_those_to_come() -> None:
     assert whole.words() == "" and whole.seconds is None
     with whole.stage("tokenizer"):
         clock.now = 10.0
-        assert whole.words() == "about 2 min left, then finetune topic"
+        assert whole.words() == "about 2 min left, 1 stage to come"
     # Another stage was skipped, or is of no concern.
     with whole.stage("prepare"), whole.stage("evaluate"):
         whole.stage_left(300.0)
-        assert whole.words() == "about 5 min left, then finetune topic"
+        assert whole.words() == "about 5 min left, 1 stage to come"
         clock.now += 280.0
-        assert whole.words() == "about 20 s left, then finetune topic"
+        assert whole.words() == "about 20 s left, 1 stage to come"
     with whole.stage("finetune topic"):
         assert whole.words() == "" and whole.seconds is None
         whole.stage_left(70.0)
