@@ -14,11 +14,12 @@ from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.stream.sample import sample_text
 from mlm_pretrain.training.processes import Processes
 
+# What they rest on is in docs/measurements/cooccurrence.md.
 MOST_TOKENS = 8_000_000
-"""Of the sample: more of them no longer make better vectors that are worth their seconds."""
-SHARE = 8
-"""Of the sample, for each token of the budget: counting a token costs a small part of training on it."""
-TOKENS_A_MINUTE = 4_000_000
+"""Of the sample."""
+SHARE = 2
+"""Tokens of the sample for each of the budget: counting one costs a fiftieth of training a small model on it."""
+TOKENS_A_MINUTE = 1_500_000
 """Of the sample, in a budget of minutes."""
 
 
@@ -43,7 +44,7 @@ def initialise(
         started = time.monotonic()
         with spent.on("initialising"):
             sample = sample_text(
-                config, tokenizer, packing=packing, tokens=sample_tokens(config), description=f"{name} of tokens"
+                config, tokenizer, packing=packing, tokens=sample_tokens(config), description=f"counting ({name})"
             )
         with bars.doing(f"initialising by {name}", "initialising"):
             facts = INITIALISATIONS[name](model, tokenizer, sample, config.run.seed)
