@@ -199,6 +199,9 @@ def environment(run: RunRecords) -> Table:
         "skipped_steps": "steps left out",
     }
     rows = [(words, _value(done[key])) for key, words in choices.items() if key in done]
+    if tried := done.get("tuning"):
+        before = ", measured in an earlier run" if tried.get("measured_before") else ""
+        rows.append(("trying what is fastest", f"{number(tried.get('seconds'), 1)} s{before}"))
     energy = done.get("energy") or {}
     units = {"kwh": ("electricity", "kWh"), "emissions_kg": ("CO₂ equivalents", "kg")}
     rows += [

@@ -26,7 +26,7 @@ from mlm_pretrain.training.probe import Pass, Probe
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
 from mlm_pretrain.training.short_rows import row_lengths
-from mlm_pretrain.training.tuning import Open, Tuner, Tuning
+from mlm_pretrain.training.tuning import TRIALS, Open, Tuner, Tuning
 
 
 @dataclass
@@ -180,6 +180,7 @@ def _what_times_depend_on(config: Config, probe: Probe, chosen: Numerics) -> dic
     architecture = probe.model.config.to_dict().items()
     shape = {key: value for key, value in architecture if key not in named and not key.startswith("_")}
     return {
+        "trials": TRIALS,
         "machine": machine(probe.device),
         "processes": chosen.processes,
         "model": type(probe.model).__name__,

@@ -35,6 +35,8 @@ from mlm_pretrain.training.probe import ROUNDS_SECONDS, Clock, Pass, Probe, comp
 
 TRYING = "trying what is fastest"
 """What its seconds are counted under."""
+TRIALS = 1
+"""Raised with a change of what a pass computes or of what is tried: what was measured before no longer counts."""
 KIND = "passes"
 """What is remembered."""
 SHARE = 0.03
