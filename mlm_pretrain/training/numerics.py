@@ -22,11 +22,12 @@ from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.training import budget as budgets
 from mlm_pretrain.training.compiling import compile_layers
 from mlm_pretrain.training.device import Precision, describe_device, machine, make_accelerator, settle_precision
+from mlm_pretrain.training.measured import TRIALS, Open, Tuning
 from mlm_pretrain.training.probe import Pass, Probe
 from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
 from mlm_pretrain.training.short_rows import row_lengths
-from mlm_pretrain.training.tuning import TRIALS, Open, Tuner, Tuning
+from mlm_pretrain.training.tuning import Tuner
 
 
 @dataclass

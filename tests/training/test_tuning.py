@@ -23,8 +23,9 @@ from mlm_pretrain.telemetry import MetricsLog
 from mlm_pretrain.training.compiling import repeated_layers, try_layer
 from mlm_pretrain.training.loop import Pretraining
 from mlm_pretrain.training.machine import measured_once
+from mlm_pretrain.training.measured import KIND, Open, Tuning
 from mlm_pretrain.training.probe import Probe
-from mlm_pretrain.training.tuning import KIND, Open, Tuner, Tuning, candidate_rows
+from mlm_pretrain.training.tuning import Tuner, candidate_rows
 from mlm_pretrain.training.utilisation import NOT_BEFORE
 from tests.conftest import tiny_config
 
