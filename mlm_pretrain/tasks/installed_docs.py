@@ -1,10 +1,11 @@
 """Two labelled sets from the documentation of the installed packages, labelled by those who wrote it.
 
-*library*: which package a documentation string comes from. The names of all the packages, and what they are usually
-imported as, are taken out of every text, so that neither their presence nor their absence tells the label.
+*library*: which package a documentation string comes from, by its first 150 characters. The names of all the packages,
+and what they are usually imported as, are taken out of every text, so that neither their presence nor their absence
+tells the label.
 
-*API entities*: the spans that authors marked with Sphinx roles, as in ``:class:`~torch.Tensor` ``. The markup is
-taken away, so that what a name is has to be read off the name and the sentence around it.
+*inline code*: the words that authors set as code, between double backticks. The markup is taken away, so that what is
+code has to be read off the words and the sentence around them.
 
 Test examples come from held-out documents only, and train and validation examples from the others only.
 """
@@ -40,10 +41,10 @@ LIBRARIES = {
     "networkx": r"\w*networkx\w*",
 }
 """The best documented packages of those that this package needs (by number of documents), and their names."""
-MIN_CHARACTERS, MAX_CHARACTERS = 80, 600
+MIN_CHARACTERS, MAX_CHARACTERS = 80, 150
 
-ENTITIES = ("CLASS", "FUNC", "METH", "ATTR", "MOD", "EXC")
-MIN_TOKENS, MAX_TOKENS = 5, 80
+ENTITY = "CODE"
+MIN_TOKENS, MAX_TOKENS = 5, 40
 
 Splits = dict[str, list[dict[str, Any]]]
 
@@ -58,20 +59,20 @@ def load_examples(task: str, held_out_fraction: float) -> Splits:
     """The labelled set for a kind of task.
 
     Args:
-        task: `classification` for the library set, `ner` for the API entities; there are no others.
+        task: `classification` for the library set, `ner` for inline code; there are no others.
         held_out_fraction: share of the documents that pretraining holds out (`text.validation_fraction`).
 
     Returns:
         `train`, `validation` and `test`, each in a fixed random order, so that the first k are a fair sample.
         classification: `{"text": str, "label": str}`, where the labels take turns and are equally frequent.
-        ner: `{"tokens": list[str], "tags": list[str]}`, tags in IOB2 (`B-CLASS`, `I-CLASS`, …, `O`).
+        ner: `{"tokens": list[str], "tags": list[str]}`, tags in IOB2 (`B-CODE`, `I-CODE`, `O`).
 
     Raises:
         UserError: too few documents are held out, too few packages are installed, or there is no set for the task.
     """
     check_kind(task)
     documents = _documents(extract(), held_out_fraction)
-    examples = _library(documents) if task == "classification" else _api(documents)
+    examples = _library(documents) if task == "classification" else _inline_code(documents)
     for split, rows in examples.items():
         if not rows:
             raise UserError(
@@ -171,9 +172,11 @@ def _library(documents: list[_Document]) -> Splits:
 
 
 def _excerpt(text: str) -> str:
-    """The anonymised beginning of a document: up to 600 characters, cut at a line's end."""
+    """The anonymised beginning of a document, cut between words."""
     plain = anonymise(text[: 4 * MAX_CHARACTERS]).strip()
-    return plain if len(plain) <= MAX_CHARACTERS else plain[: MAX_CHARACTERS + 1].rpartition("\n")[0].rstrip()
+    if len(plain) <= MAX_CHARACTERS:
+        return plain
+    return plain[: MAX_CHARACTERS + 1].rsplit(None, 1)[0][:MAX_CHARACTERS]
 
 
 def _take_turns(texts: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -182,17 +185,15 @@ def _take_turns(texts: dict[str, list[str]]) -> list[dict[str, Any]]:
     return list(chain.from_iterable(rounds))
 
 
-# -- API entities ------------------------------------------------------------------------------------------------
+# -- inline code -------------------------------------------------------------------------------------------------
 
-_ROLE = re.compile(r":(?:(?:py|c|cpp|rst|js|std):)?([a-z]+):`([^`]+)`")
-_STRAY = re.compile(rf":(?:{'|'.join(ENTITIES)}):", re.IGNORECASE)
-_A_NAME = re.compile(r"[\w.]+(?: [\w.]+){0,3}")
-"""A dotted name, or a title of a few words."""
-_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}")
+_LITERAL = re.compile(r"``([^`\n]+)``")
+_CODE = re.compile(r"[\w.\-]+(?: [\w.\-]+){0,2}(?:\(\))?")
+"""A name or a number, or a few."""
 _TOKEN = re.compile(r"\w+(?:[.'’]\w+)*|([^\w\s])\1*")
 
 
-def _api(documents: list[_Document]) -> Splits:
+def _inline_code(documents: list[_Document]) -> Splits:
     splits: Splits = {"train": [], "validation": [], "test": []}
     seen: set[tuple[str, ...]] = set()
     for split in ("test", "validation", "train"):
@@ -206,19 +207,18 @@ def _api(documents: list[_Document]) -> Splits:
 
 
 def _pieces(text: str) -> Iterator[tuple[list[str], list[str]]]:
-    """The paragraphs that name an entity, as tokens and tags; long ones are cut at line ends."""
+    """The paragraphs that have code in them, as tokens and tags; long ones are cut at line ends."""
     for paragraph in re.split(r"\n\s*\n", text):
-        roles = list(_ROLE.finditer(paragraph))
-        shown = [_shown(role[2]) for role in roles if role[1].upper() in ENTITIES]
-        # Sessions at the prompt are no sentences; a role with something else than a name, or one whose markup is
-        # broken, would leave markup in the text.
-        if not shown or ">>>" in paragraph or not all(map(_A_NAME.fullmatch, shown)):
+        found = _LITERAL.findall(paragraph)
+        # Sessions at the prompt and what introduces a block of code are no sentences; other markup would be left in
+        # the text, or be code without its label.
+        if not found or ">>>" in paragraph or "::" in paragraph or not all(map(_CODE.fullmatch, found)):
             continue
-        if _STRAY.search(_ROLE.sub("", paragraph)):
+        if "`" in _LITERAL.sub("", paragraph):
             continue
         tokens: list[str] = []
         tags: list[str] = []
-        for line_tokens, line_tags in _lines(paragraph):
+        for line_tokens, line_tags in map(_line, paragraph.split("\n")):
             if tokens and len(tokens) + len(line_tokens) > MAX_TOKENS:
                 if _is_example(tokens, tags):
                     yield tokens, tags
@@ -233,45 +233,15 @@ def _is_example(tokens: list[str], tags: list[str]) -> bool:
     return MIN_TOKENS <= len(tokens) <= MAX_TOKENS and 2 * words > len(tokens) and any(tag != "O" for tag in tags)
 
 
-def _lines(paragraph: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Tokens and tags of each line, the markup taken away. A role is on the line where it begins."""
+def _line(line: str) -> tuple[list[str], list[str]]:
+    """Tokens and tags of a line, the markup taken away; call brackets too, which authors write or leave out."""
     tokens: list[str] = []
     tags: list[str] = []
-    for text, entity in _spans(paragraph):
-        for number, line in enumerate(text.split("\n")):
-            if number:
-                yield tokens, tags
-                tokens, tags = [], []
-            words = [token[0] for token in _TOKEN.finditer(line)]
-            tokens += words
-            tags += (
-                [f"{'I' if place else 'B'}-{entity}" for place in range(len(words))] if entity else ["O"] * len(words)
-            )
-    yield tokens, tags
-
-
-def _spans(paragraph: str) -> Iterator[tuple[str, str | None]]:
-    """A paragraph as Sphinx would show it, in parts: (text, type of entity or None)."""
-    place = 0
-    for role in _ROLE.finditer(paragraph):
-        yield _plain(paragraph[place : role.start()]), None
-        kind = role[1].upper()
-        yield _shown(role[2]), kind if kind in ENTITIES else None
-        place = role.end()
-    yield _plain(paragraph[place:]), None
-
-
-def _shown(target: str) -> str:
-    """What Sphinx shows of a role: the title in `title <target>`, the last part of `~a.b.c`."""
-    text = " ".join(target.split())
-    titled = re.fullmatch(r"(.+?) ?<[^<>]+>", text)
-    if titled:
-        text = titled[1]
-    elif text.startswith("~"):
-        text = text.rpartition(".")[2]
-    return _plain(text.lstrip("~!."))
-
-
-def _plain(text: str) -> str:
-    """Without markup; call brackets go everywhere, since roles have them or not at their authors' whim."""
-    return re.sub(r"[`\\]|\(\)", "", _LINK.sub(r"\1", text))
+    for number, text in enumerate(_LITERAL.split(line)):
+        words = [token[0] for token in _TOKEN.finditer(text.replace("()", ""))]
+        tokens += words
+        if number % 2:  # what the pattern has caught
+            tags += [f"{'I' if place else 'B'}-{ENTITY}" for place in range(len(words))]
+        else:
+            tags += ["O"] * len(words)
+    return tokens, tags
