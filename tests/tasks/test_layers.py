@@ -83,7 +83,7 @@ def test_a_step_follows_the_rates() -> None:
     """With Adam's first step every weight moves by its learning rate."""
     torch.manual_seed(0)
     model = tiny("bert").eval()
-    settings = TaskConfig(task="classification", name="x", weight_decay=0.0, adam_epsilon=1e-12)
+    settings = TaskConfig(task="classification", name="x", learning_rate=3e-4, weight_decay=0.0, adam_epsilon=1e-12)
     optimizer = make_optimizer(model, settings)
     decay_rates(optimizer, model, DECAY)
     set_learning_rate(optimizer, 1e-2)
