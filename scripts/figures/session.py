@@ -229,7 +229,7 @@ def _call(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, 
 def _watch(root: int, peaks: dict[int, int], done: threading.Event) -> None:
     """Note each process's highest resident set, which the kernel keeps; looking often is only for those that end."""
     process = psutil.Process(root)
-    while not done.wait(0.1):
+    while True:  # at least once, however soon the process ends
         with contextlib.suppress(psutil.NoSuchProcess):
             for each in [process, *process.children(recursive=True)]:
                 # It may have ended meanwhile.
@@ -238,3 +238,5 @@ def _watch(root: int, peaks: dict[int, int], done: threading.Event) -> None:
                     found = re.search(r"VmHWM:\s+(\d+) kB", status)
                     if found:
                         peaks[each.pid] = int(found[1]) * 1024
+        if done.wait(0.1):
+            return

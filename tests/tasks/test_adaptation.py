@@ -47,7 +47,7 @@ def accelerator() -> Accelerator:
 
 def settings(task: str = "classification", **keys: Any) -> TaskConfig:
     recipe = {"bf16": False, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "max_steps": 4}
-    return TaskConfig(task=task, name="toy", **{**recipe, **keys})
+    return TaskConfig(task=task, name="toy", **{**recipe, "num_train_epochs": 3, **keys})
 
 
 def make_adapter(task: str, tokenizer: PreTrainedTokenizerFast) -> tuple[TaskAdapter, list[Feature]]:

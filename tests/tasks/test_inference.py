@@ -18,7 +18,7 @@ from tests.tasks.conftest import separable_texts, tiny_masked_lm
 
 
 @given(
-    st.lists(st.integers(0, 40), max_size=60),
+    st.lists(st.integers(1, 40), max_size=60),
     st.integers(1, 9),
     st.none() | st.integers(1, 100),
 )

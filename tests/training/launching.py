@@ -25,9 +25,11 @@ ENDLESS = 1_000_000
 
 
 def ready(corpus: Path, folder: Path, **training: Any) -> Config:
-    """A config whose tokenizer stands; its learning rate doesn't depend on the budget, so that a part is a run too."""
+    """A config with its tokenizer; neither the learning rate nor how embeddings begin depends on the budget, so that a
+    part is a run too."""
     settings = {"lr_scheduler_type": "constant", "warmup_steps": 0, "save_steps": None, **training}
     config = tiny_config(corpus, folder, training=settings)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"init_embeddings": "random"})})
     stages.train_tokenizer(config)
     return config
 

@@ -267,10 +267,13 @@ def test_a_run_that_cannot_write_its_cache_goes_through(
     assert "warning" not in capsys.readouterr().err
 
 
-def test_the_choice_and_what_it_has_cost_are_kept_when_a_run_is_resumed(corpus: Path, tmp_path: Path) -> None:
+def test_the_choice_and_what_it_has_cost_are_kept_when_a_run_is_resumed(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLM_PRETRAIN_CACHE", str(tmp_path / "cache"))  # nothing of this shape has been measured
     free = {**tiny_config(corpus, tmp_path).model.model_dump(), "attn_implementation": None}
-    # So many steps that there is time to try.
-    budget = {"steps": 400, "tokens": None, "minutes": None}
+    # So many steps that there is time to try, however fast they are.
+    budget = {"steps": 1_000_000, "tokens": None, "minutes": None}
     config = tiny_config(corpus, tmp_path, model=free, training={"budget": budget})
     stages.train_tokenizer(config)
     whole = Pretraining(config, RunDirectory.of(config))
