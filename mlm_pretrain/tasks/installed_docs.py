@@ -4,7 +4,7 @@
 and what they are usually imported as, are taken out of every text, so that neither their presence nor their absence
 tells the label.
 
-*inline code*: the words that authors set as code, between double backticks. The markup is taken away, so that what is
+*inline code*: the names that authors set as code, between double backticks. The markup is taken away, so that what is
 code has to be read off the words and the sentence around them.
 
 Test examples come from held-out documents only, and train and validation examples from the others only.
@@ -188,8 +188,8 @@ def _take_turns(texts: dict[str, list[str]]) -> list[dict[str, Any]]:
 # -- inline code -------------------------------------------------------------------------------------------------
 
 _LITERAL = re.compile(r"``([^`\n]+)``")
-_CODE = re.compile(r"[\w.\-]+(?: [\w.\-]+){0,2}(?:\(\))?")
-"""A name or a number, or a few."""
+_CODE = re.compile(r"(?!(?:None|True|False|[\d.]+)\b)[\w.]+(?: [\w.]+){0,2}(?:\(\))?")
+"""A name, or a few. Values such as None are code wherever they are, which nobody needs to read a sentence for."""
 _TOKEN = re.compile(r"\w+(?:[.'’]\w+)*|([^\w\s])\1*")
 
 

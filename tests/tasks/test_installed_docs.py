@@ -108,7 +108,8 @@ def test_no_markup_is_left_in_real_documentation(real: Path, monkeypatch: pytest
     [
         ("Give it a ``Linear`` layer.", "Give/O it/O a/O Linear/B-CODE layer/O ./O"),
         ("The ``a.b.fit()`` of x() runs.", "The/O a.b.fit/B-CODE of/O x/O runs/O ./O"),
-        ("See ``-1`` and ``a or b``, too.", "See/O -/B-CODE 1/I-CODE and/O a/B-CODE or/I-CODE b/I-CODE ,/O too/O ./O"),
+        ("See ``x1`` and ``a or b``, too.", "See/O x1/B-CODE and/O a/B-CODE or/I-CODE b/I-CODE ,/O too/O ./O"),
+        ("The ``None_of`` of ``Trueish`` is.", "The/O None_of/B-CODE of/O Trueish/B-CODE is/O ./O"),
         ("A title\n-------\nCalls ``f``.", "A/O title/O -------/O Calls/O f/B-CODE ./O"),
         ("Too ``short``", ""),
         ("Here is no code in a sentence.", ""),
@@ -117,6 +118,8 @@ def test_no_markup_is_left_in_real_documentation(real: Path, monkeypatch: pytest
         ("A :class:`role` beside ``f`` in it.", ""),
         ("More than names: ``x = f(1)`` in it.", ""),
         ("What follows ``f`` is a block of code::", ""),
+        ("A value ``None`` beside ``f`` in it.", ""),
+        ("A number ``0.5`` beside ``f`` in it.", ""),
         (">>> a session with ``f`` in it", ""),
     ],
 )
