@@ -24,7 +24,7 @@ EMBEDDING_STD = 0.05
 
 @dataclass(frozen=True)
 class TextSample:
-    """Segments of training text, one behind another. A segment is a document, or a part of one."""
+    """Segments of training text, one after another. A segment is a document, or a part of one."""
 
     ids: np.ndarray
     """[tokens] int32, special tokens included."""

@@ -53,7 +53,7 @@ def sample_text(
 
 
 def _first_rows(lanes: list[LaneRows]) -> Iterator[Row]:
-    """Rows in the order of the run; a lane ends behind the first epoch of the source of it that takes longest."""
+    """Rows in the order of the run; a lane ends after the first epoch of the source of it that takes longest."""
     going = list(lanes)
     while going:
         for lane in list(going):

@@ -1,4 +1,4 @@
-"""A linear tagger: the label of a word from what it looks like and what stands beside it, each word by itself.
+"""A linear tagger: the label of a word from what it looks like and the words beside it, each word by itself.
 
 Features as taggers before neural ones had them (Ratnaparkhi 1996; Tjong Kim Sang & De Meulder 2003): the word, its
 shape, beginnings and ends, and less of the two words on either side.
@@ -22,7 +22,7 @@ FEW_WORK = 100_000_000
 """Of more, one strength alone is tried."""
 EPOCHS = 10
 EDGE = ""
-"""What stands before the first word and after the last."""
+"""What is before the first word and after the last."""
 
 
 def shape(word: str) -> str:
@@ -52,7 +52,7 @@ def _far(word: str) -> list[str]:
 
 
 AROUND: dict[int, Callable[[str], list[str]]] = {0: _own, -1: _near, 1: _near, -2: _far, 2: _far}
-"""By the distance from a word the features of what stands there."""
+"""By the distance from a word the features of the word there."""
 REACH = max(AROUND)
 
 

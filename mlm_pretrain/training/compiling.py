@@ -118,7 +118,7 @@ def compile_layers(probe: Probe, passes: Sequence[Pass]) -> float | None:
 
 
 def _say_failed(error: Exception) -> None:
-    telemetry.warn(f"torch.compile: failed, the run goes on without it: {first_line(error)}")
+    telemetry.warn(f"torch.compile: failed, the run continues without it: {first_line(error)}")
 
 
 def compare_compiled(probe: Probe, tried: Pass) -> tuple[float, float]:

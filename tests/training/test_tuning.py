@@ -90,7 +90,7 @@ def test_where_nothing_can_be_compiled_the_run_goes_on(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     run = trained(tiny_config(corpus, tmp_path, training={"torch_compile": True}))
     assert not run.numerics.compiled and run.progress.step == 8
-    assert capsys.readouterr().err.count("torch.compile: failed, the run goes on without it") == 1
+    assert capsys.readouterr().err.count("torch.compile: failed, the run continues without it") == 1
 
 
 @pytest.mark.parametrize(
