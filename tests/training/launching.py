@@ -24,12 +24,12 @@ from tests.conftest import tiny_config
 ENDLESS = 1_000_000
 
 
-def ready(corpus: Path, folder: Path, **training: Any) -> Config:
-    """A config with its tokenizer; neither the learning rate nor how embeddings begin depends on the budget, so that a
-    part is a run too."""
+def ready(corpus: Path, folder: Path, init_embeddings: str = "random", **training: Any) -> Config:
+    """A config with its tokenizer; neither the learning rate nor, by default, how embeddings begin depends on the budget,
+    so that a part is a run too."""
     settings = {"lr_scheduler_type": "constant", "warmup_steps": 0, "save_steps": None, **training}
     config = tiny_config(corpus, folder, training=settings)
-    config = config.model_copy(update={"model": config.model.model_copy(update={"init_embeddings": "random"})})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"init_embeddings": init_embeddings})})
     stages.train_tokenizer(config)
     return config
 

@@ -82,9 +82,9 @@ def test_samples_follow_the_budget_and_are_bounded(corpus: Path, tmp_path: Path)
 
 
 def test_two_processes_begin_with_the_weights_of_one(corpus: Path, tmp_path: Path) -> None:
-    alone = RunDirectory.of(config := ready(corpus, tmp_path / "one", **STILL))
+    alone = RunDirectory.of(config := ready(corpus, tmp_path / "one", "cooccurrence", **STILL))
     pretrain(config, alone)
-    both = RunDirectory.of(ready(corpus, tmp_path / "two", **STILL))
+    both = RunDirectory.of(ready(corpus, tmp_path / "two", "cooccurrence", **STILL))
     with launched("torchrun", both) as launcher:
         said, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, said
@@ -106,7 +106,7 @@ def _newest(run: RunDirectory) -> Path:
 def test_a_resumed_run_counts_nothing_and_remembers(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = ready(corpus, tmp_path, budget={"steps": 4})
+    config = ready(corpus, tmp_path, "cooccurrence", budget={"steps": 4})
     run = RunDirectory.of(config)
     stages.pretrain(config)
     assert "embeddings begin from the cooccurrence of" in capsys.readouterr().err
