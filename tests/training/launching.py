@@ -25,8 +25,8 @@ ENDLESS = 1_000_000
 
 
 def ready(corpus: Path, folder: Path, init_embeddings: str = "random", **training: Any) -> Config:
-    """A config with its tokenizer; neither the learning rate nor, by default, how embeddings begin depends on the budget,
-    so that a part is a run too."""
+    """A config with its tokenizer; neither the learning rate nor, by default, how embeddings begin depends on the
+    budget, so that a part is a run too."""
     settings = {"lr_scheduler_type": "constant", "warmup_steps": 0, "save_steps": None, **training}
     config = tiny_config(corpus, folder, training=settings)
     config = config.model_copy(update={"model": config.model.model_copy(update={"init_embeddings": init_embeddings})})
