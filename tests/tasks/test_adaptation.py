@@ -169,7 +169,7 @@ def test_a_probe_sees_the_encoders_states_almost_as_they_are(
     ours = np.concatenate([row["inputs_embeds"].reshape(-1, 16) for row in found])
     theirs = np.concatenate([state.reshape(-1, 16) for state in states])
     correlations = [np.corrcoef(ours[:, i], theirs[:, i])[0, 1] for i in range(16)]
-    assert np.median(correlations) > 0.97
+    assert np.median(correlations) > 0.95
 
 
 def test_any_head_serves_that_ends_in_a_linear_layer(
