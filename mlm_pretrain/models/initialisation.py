@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import ModelConfig
 from mlm_pretrain.models.cooccurrence import token_vectors
+from mlm_pretrain.models.pathways import pass_embeddings_on
 from mlm_pretrain.registry import Registry
 
 EMBEDDING_STD = 0.05
@@ -65,8 +66,8 @@ def cooccurrence(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sample: TextSample, seed: int
 ) -> dict[str, Any]:
     """Begin the embeddings of tokens with vectors of co-occurrence statistics (Levy & Goldberg, NIPS 2014; see
-    `models/cooccurrence.py`). Related: fastText vectors before MLM (TSD 2025); that vectors from elsewhere have to be
-    scaled to a narrow range (arXiv 2407.12514).
+    `models/cooccurrence.py`), and the layers so that they pass these on (`models/pathways.py`). Related: fastText
+    vectors before MLM (TSD 2025); that vectors from elsewhere have to be scaled to a narrow range (arXiv 2407.12514).
 
     All rows of ordinary tokens get the same norm; those of tokens that are rare in the sample have a random direction.
     Special tokens keep their rows, and padding that is zero stays so. An output embedding of its own gets the same
@@ -88,4 +89,4 @@ def cooccurrence(
     head = model.get_output_embeddings()
     if head is not None and head.weight is not weight and head.weight.shape == weight.shape:
         head.weight[places] = new
-    return {"tokens_with_vectors": len(tokens)}
+    return {"tokens_with_vectors": len(tokens), "layers_that_pass_on": pass_embeddings_on(model)}
