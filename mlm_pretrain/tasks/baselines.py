@@ -31,8 +31,8 @@ def bag_of_words(
 
     Returns:
         `bag_of_words`, and in `bag_of_words_details` all test metrics, `strength` (the inverse of the penalty's, `C` of
-        scikit-learn's `LogisticRegression`), and `train_examples`, learnt from; empty if the task has no such
-        baseline, or there is none for these examples.
+        scikit-learn's `LogisticRegression`), and `train_examples`, learnt from; `bag_of_words_missing`, the reason, if
+        there is none for these examples; empty if the task has no such baseline.
     """
     started = time.monotonic()
     learnt = data.train if train is None else train
@@ -43,7 +43,7 @@ def bag_of_words(
         model, strength = _best(bag, adapter, data, metric)
     except NoBagOfWords as reason:
         say(f"{name}: no bag of words to compare with: {reason}")
-        return {}
+        return {"bag_of_words_missing": str(reason)}
     scores = adapter.metrics(data.test, _predict(bag, model, data.test))
     share = "" if bag.examples == len(learnt) else f" of {bag.examples:,} of the training examples"
     say(f"{name}: a bag of words{share} has {metric} {scores[metric]:.3f} ({time.monotonic() - started:.1f} s)")

@@ -111,9 +111,12 @@ def finetune(
 @spent.on("from random weights")
 def _scratch(setup: Setup, task: TaskConfig) -> Figures:
     """The runs from random weights. The winner of the sweep over learning rates is the first seed's run."""
+    rates = task.scratch_learning_rates
     plans = {
-        rate: Plan(task.model_copy(update={"learning_rate": rate}), task.seeds[0], scratch=True)
-        for rate in task.scratch_learning_rates
+        rate: Plan(
+            task.model_copy(update={"learning_rate": rate}), task.seeds[0], scratch=True, judged=len(set(rates)) > 1
+        )
+        for rate in rates
     }
     tried: dict[float, Run] = {}
     fault = None
@@ -121,21 +124,21 @@ def _scratch(setup: Setup, task: TaskConfig) -> Figures:
     for rate, plan in plans.items():
         try:
             tried[rate] = run_once(setup, plan, rival)
-            rival = max(rival, tried[rate].validation[setup.metric])
+            rival = max(rival, tried[rate].validation.get(setup.metric, rival))
         except Diverged as error:
             fault = error
             warn(f"not chosen: {error}")
     if not tried:
         raise Diverged(f"task '{task.name}': scratch_learning_rates: all of them diverged, the last one: {fault}")
-    best = max(tried, key=lambda rate: tried[rate].validation[setup.metric])
+    best = max(tried, key=lambda rate: tried[rate].validation.get(setup.metric, rival))
     others = [replace(plans[best], seed=seed, judged=False) for seed in task.seeds[1:]]
     runs = [tried[best], *(run_once(setup, plan) for plan in others)]
     return {
         **_over_seeds("scratch", runs, setup.metric),
         "scratch_learning_rate": best,
-        # None if it diverged.
+        # By rate, the metric on validation; None if it diverged, or nothing was to be chosen.
         "scratch_sweep": {
-            f"{rate:g}": tried[rate].validation[setup.metric] if rate in tried else None for rate in plans
+            f"{rate:g}": tried[rate].validation.get(setup.metric) if rate in tried else None for rate in plans
         },
     }
 

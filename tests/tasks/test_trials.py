@@ -194,6 +194,11 @@ def test_nothing_is_scored_that_nobody_reads(
     # The curve is that of the encoder.
     assert [name for name, rows in scored if rows == validation].count("seed 0 lr 0.01") == 3
     assert [name for name, rows in scored if rows == validation].count("scratch seed 0 lr 0.01") == 1
+    scored.clear()
+    single = finetune(recipe(**start, scratch_learning_rates=[1e-2]), tmp_path / "encoder", tmp_path / "single")
+    # Of one rate nothing is to be chosen.
+    assert [rows for name, rows in scored if "scratch" in name] == [test, test]
+    assert single["scratch_sweep"] == {"0.01": None} and single["scratch_learning_rate"] == 1e-2
 
 
 def test_weights_of_an_earlier_evaluation_are_scored_anew(
