@@ -59,8 +59,8 @@ class ModelConfig(Section):
     """Fill the new model (`preset`, `model_type`) with the weights of this smaller one of its architecture, tiled."""
     init_embeddings: str = "auto"
     """How a new model's embeddings of tokens begin. cooccurrence: from how often tokens are near each other in the
-    first of the run's text; random: as the architecture draws them. auto: cooccurrence for a new model, and random with
-    `path` or `init_from`."""
+    first of the run's text, and layers begin by passing them on; random: as the architecture draws them. auto:
+    cooccurrence for a new model, and random with `path` or `init_from`."""
     revision: str | None = None
     """Of the Hub repository in `path` or `init_from`."""
     config: dict[str, Any] = {}
