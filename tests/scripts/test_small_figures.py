@@ -12,7 +12,7 @@ from tests.scripts.test_figures import measure
 LABELLED = {
     "finetune": {"ours", "peer", "ratio_speed", "examples_per_second", "train_examples"},
     "downstream": {"ours", "trainer"},
-    "predict": {"ratio", "texts_per_second", "pipeline_batch_size", "same_output", "rounds"},
+    "predict": {"ratio", "texts_per_second", "pipeline_batch_size", "same_output", "rounds", "texts"},
 }
 """What each has of a set after one round."""
 
