@@ -31,8 +31,8 @@ TEXTS = 1000
 FIRST_TEXTS = 20
 """So many are labelled to see how long one takes; no fewer are measured."""
 PASSES = 5
-"""As often every text is labelled until there is one round, about: to compare the logits, in search of the batch size, and
-in the round, by both."""
+"""As often every text is labelled until there is one round, about: to compare the logits, in search of the batch size,
+and in the round, by both."""
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 PIPELINES = {"classification": "text-classification", "ner": "token-classification"}
 
@@ -53,7 +53,7 @@ def predict(bench: Bench) -> dict[str, float]:
         out = bench.folder / "tasks" / task.name
         seconds = bench.budget.left() / (len(tasks) - number)
         began = bench.budget.elapsed()
-        short = task.model_copy(update={"max_steps": 30, "max_train_samples": 500, "max_eval_samples": TEXTS})
+        short = task.model_copy(update={"max_steps": 10, "max_train_samples": 160, "max_eval_samples": TEXTS})
         few = short.model_copy(
             update={"max_eval_samples": FIRST_TEXTS, "bag_of_words": False}
         )  # nobody reads its scores
