@@ -15,7 +15,7 @@ time, the call takes as long as they do. Nothing else should run on the machine.
 The text is the documentation strings of the installed packages, or with --data text of your own: a file or folder, as
 the `files` source reads it. For `finetune`, `predict`, `probe` and `downstream` it is a folder with a folder for each
 labelled set: files that begin with train, dev or val, and test, as jsonl with `text` and `label` or as CoNLL; `text/`
-beside them is what `downstream` pretrains on.
+beside them is what `downstream` pretrains on. A set takes a minute: two are measured, and more with --minutes.
 
 Tokenizers, encoders and compiled graphs are kept in --work, so that the next call has more time for rounds; a change of
 the package's code, of the text or of a library makes them anew, and what isn't used for two weeks is deleted.

@@ -9,6 +9,7 @@ from typing import Any
 from figures.reference import our_training, reference
 from figures.session import fresh
 from figures.setting import Bench
+from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
@@ -33,6 +34,8 @@ RECIPE: dict[str, Any] = {
     "seeds": [0],
 }
 """For both sides."""
+MINUTES_A_SET = 1.0
+"""A set that gets less is measured by what every start costs, so that fewer sets are taken instead."""
 ENDINGS = {".jsonl": "classification", ".conll": "ner"}
 
 
@@ -55,11 +58,20 @@ def encoder(bench: Bench) -> Path:
 
 def sets_of(bench: Bench, examples: tuple[int, int] = EXAMPLES) -> list[TaskConfig]:
     """The labelled sets, each with as many examples to train on as suit the time, at most."""
-    tasks = labelled_sets(bench.data)
+    tasks = sets_in_time(bench)
     in_a_minute, most = examples
     share = min(in_a_minute * bench.minutes // len(tasks), most)
     sizes = {"max_train_samples": share, "max_eval_samples": min(2 * share, TEST_EXAMPLES)}
     return [task.model_copy(update=sizes) for task in tasks]
+
+
+def sets_in_time(bench: Bench) -> list[TaskConfig]:
+    """Of the labelled sets, by name, as many as have a minute each; two at least. What is left out is said."""
+    tasks = labelled_sets(bench.data)
+    fitting = max(int(bench.minutes / MINUTES_A_SET), 2)
+    if left_out := [task.name for task in tasks[fitting:]]:
+        telemetry.say(f"no time for {', '.join(left_out)}: --minutes {len(tasks) * MINUTES_A_SET:g} measures all sets")
+    return tasks[:fitting]
 
 
 def with_seed(task: TaskConfig, number: int) -> TaskConfig:

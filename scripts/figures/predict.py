@@ -15,7 +15,7 @@ import transformers
 from figures.budget import Budget
 from figures.common import write_jsonl
 from figures.finetune import HELD_OUT, data_of
-from figures.labelled import encoder, labelled_sets
+from figures.labelled import encoder, sets_in_time
 from figures.loops import median_ratio
 from figures.session import fresh
 from figures.setting import Bench
@@ -47,7 +47,7 @@ def predict(bench: Bench) -> dict[str, float]:
     logits of all texts agree with those that the pipeline's model gives (relative 1e-3, absolute 1e-4).
     """
     model = encoder(bench)
-    tasks = labelled_sets(bench.data)
+    tasks = sets_in_time(bench)
     figures: dict[str, float] = {}
     for number, task in enumerate(tasks):
         out = bench.folder / "tasks" / task.name

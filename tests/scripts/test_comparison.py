@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -141,6 +142,23 @@ def test_labelled_sets_are_found_by_their_files(tmp_path: Path) -> None:
     assert found["b"].validation == str(tmp_path / "b" / "val.conll")
     with pytest.raises(UserError, match="has no folder with train"):
         labelled_sets(tmp_path / "c")
+
+
+def test_sets_that_there_is_no_time_for_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from figures.labelled import sets_in_time
+
+    for name in "abcde":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").touch()
+        (tmp_path / name / "test.jsonl").touch()
+
+    def chosen(minutes: float) -> list[str]:
+        bench = cast(Any, SimpleNamespace(data=tmp_path, minutes=minutes))
+        return [task.name for task in sets_in_time(bench)]
+
+    assert (chosen(0.1), chosen(3.9), chosen(5)) == (["a", "b"], ["a", "b", "c"], list("abcde"))
+    said = capsys.readouterr().err
+    assert "no time for c, d, e: --minutes 5 measures all sets" in said and said.count("no time for") == 2
 
 
 def test_the_peer_labels_the_first_token_of_a_word_and_scores_entities(tokenizer: PreTrainedTokenizerFast) -> None:
