@@ -31,7 +31,7 @@ def finetune(bench: Bench) -> dict[str, float]:
     The reference model (see `throughput`) is pretrained on the documentation strings, 15 s for each whole minute of the
     time. Both sides start from it, 3 epochs, 16 a batch, AdamW at 3e-4, linear after a tenth of warmup, in the same
     precision (bf16 autocast where its products are faster here); a seed each round, in turn, in new processes. The
-    examples to train on are 150 for each whole minute, shared by the sets, of each set 1,000 at most (train_examples).
+    examples to train on are 60 for each whole minute, shared by the sets, of each set 1,000 at most (train_examples).
     The sets are those of the installed documentation, or with --data a folder that has a folder for each set:
     train*.jsonl, dev* and test* with `text` and `label`, or *.conll.
     For each set: ours and peer are the means over the rounds of accuracy or entity-level F1 on test (at most twice as

@@ -22,7 +22,7 @@ BRIEF: dict[str, dict[str, Any]] = {
 (configs/RECIPES.md)."""
 ENCODER_SECONDS = 15
 """Of its pretraining, for each whole minute of the figure's time."""
-EXAMPLES = (150, 1000)
+EXAMPLES = (60, 1000)
 """To train on: of all sets together, for each whole minute of the figure's time; and of each set at most."""
 TEST_EXAMPLES = 1000
 """Of each set at most, and no more than twice those to train on."""
