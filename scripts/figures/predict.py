@@ -41,11 +41,11 @@ def predict(bench: Bench) -> dict[str, float]:
     """Texts a second that `predict` labels, against `transformers.pipeline` with the best of its batch sizes.
 
     A model for each set of `finetune` (its docstring says what --data is) is fine-tuned for a few steps on the same
-    encoder. Then, in rounds, in turn, up to 1,000 test texts that fit a window, as many as there is time for (texts), are
-    labelled in float32: by `predict`, from a jsonl file to a jsonl file, and by the pipeline, from a list of strings. For
-    each set ratio is the median of the rounds' ratios, of which there are rounds; ratio alone is the smallest of the
-    sets'. same_output is 1 where the logits of all texts agree with those that the pipeline's model gives (relative 1e-3,
-    absolute 1e-4).
+    encoder. Then, in rounds, in turn, up to 1,000 test texts that fit a window, as many as there is time for
+    (texts), are labelled in float32: by `predict`, from a jsonl file to a jsonl file, and by the pipeline, from a
+    list of strings. For each set ratio is the median of the rounds' ratios, of which there are rounds; ratio alone
+    is the smallest of the sets'. same_output is 1 where the logits of all texts agree with those that the
+    pipeline's model gives (relative 1e-3, absolute 1e-4).
     """
     model = encoder(bench)
     tasks = sets_in_time(bench)
