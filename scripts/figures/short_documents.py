@@ -17,13 +17,13 @@ from figures.setting import Bench
 from figures.trainer import trainer_speed, tuned_peer
 
 MEDIAN = 30
-MEGABYTES = 5
+MEGABYTES = 2
 
 
 def short_documents(bench: Bench) -> dict[str, float]:
     """Real tokens a second on documents of 30 tokens: ours, packed, against Trainer's padded `line_by_line` recipe.
 
-    The documents are sentences and lines of the text (5 MB), the longest of them, so many that their median is 30
+    The documents are sentences and lines of the text (2 MB), the longest of them, so many that their median is 30
     tokens, special tokens included; median_tokens is what it came to. Reference setting and tuned peer as in
     `throughput`, AdamW. Ours packs several documents into each row of 128, isolated from one another, 32 rows a batch.
     Trainer has each document in a row of its own, cut at 128 and padded by `DataCollatorForLanguageModeling` to the
