@@ -106,7 +106,8 @@ class TaskConfig(OptimizerSection):
     """The encoder: a folder or a Hub repository; by default the run's own `model/`. Another task's folder makes that
     task an intermediate one."""
     config: dict[str, Any] = {}
-    """Keys of the transformers config, as `{classifier_pooling: mean}` of ModernBERT."""
+    """Keys of the transformers config, as `{classifier_pooling: mean}` of ModernBERT, which follows the number of
+    examples by default if the encoder is small: see `tasks/recipe.py`."""
     encoder: Literal["full", "lora", "frozen"] = "full"
     """What is trained: everything, low-rank adapters and the head, or a linear probe on features computed once.
 

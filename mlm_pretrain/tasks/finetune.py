@@ -17,7 +17,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint, Place
 from mlm_pretrain.tasks import many_classes
 from mlm_pretrain.tasks.baselines import bag_of_words
-from mlm_pretrain.tasks.recipe import announce, settled
+from mlm_pretrain.tasks.recipe import POOLING, announce, settled
 from mlm_pretrain.tasks.setup import Figures, Setup, examples_of_share, prepare, share_of_train
 from mlm_pretrain.tasks.trials import Plan, Run, export_best, open_work, run_once
 from mlm_pretrain.telemetry import say, warn
@@ -96,6 +96,7 @@ def finetune(
         "encoder": task.encoder,
         "learning_rate": recipe.learning_rate,
         "num_train_epochs": recipe.num_train_epochs,
+        **({POOLING: recipe.config[POOLING]} if POOLING in recipe.config else {}),
         "labels": adapter.labels,
         **_sizes(setup),
         "details": details,
@@ -175,7 +176,8 @@ def _sweep(setup: Setup) -> tuple[Figures, TaskConfig]:
     trials: list[Figures] = []
 
     def score(rate: float, epochs: float) -> float | None:
-        settings = task.model_copy(update={"learning_rate": rate, "num_train_epochs": epochs, "max_steps": None})
+        trial = task.model_copy(update={"learning_rate": rate, "num_train_epochs": epochs, "max_steps": None})
+        settings = settled(trial, setup.config, len(setup.features["train"]))
         value: float | None = None
         try:
             rival = max((trial[setup.metric] for trial in trials if trial[setup.metric] is not None), default=-math.inf)

@@ -1,4 +1,4 @@
-"""What a task's config leaves open of its recipe: the rate follows the encoder's width, the epochs the examples."""
+"""What a task's config leaves open: the rate follows the encoder's width, epochs and pooling the number of examples."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ RATE, WIDTH = 3e-4, 384
 """RATE up to this hidden size, and in inverse proportion to the cube of larger ones."""
 LORA_RATE = 3e-4
 FEWEST_EPOCHS, MOST_EPOCHS, FEWEST_STEPS = 3, 10, 400
+POOLING = "classifier_pooling"
+"""The key of the transformers config."""
+FIRST_TOKEN_EXAMPLES = 500
+"""From so many training rows on, a small encoder's classifier reads the first token."""
 
 
 def settled(task: TaskConfig, config: PretrainedConfig, examples: int) -> TaskConfig:
-    """The recipe, with a learning rate and a number of epochs.
+    """The recipe, with a learning rate and a number of epochs, and in `config` the pooling if it was chosen.
 
     Args:
-        config: of the encoder.
+        config: of the encoder under the task's head.
         examples: rows that are trained on.
     """
+    pooling = pooling_for(task, config, examples)
     return task.model_copy(
         update={
             "learning_rate": task.learning_rate or rate_for(task, config),
             "num_train_epochs": task.num_train_epochs or epochs_for(task, examples),
+            "config": {**task.config, POOLING: pooling} if pooling else task.config,
         }
     )
 
@@ -37,6 +43,8 @@ def announce(asked: TaskConfig, task: TaskConfig, examples: int) -> None:
         chosen.append(f"learning_rate {task.learning_rate:.3g}")
     if asked.num_train_epochs is None and asked.max_steps is None:
         chosen.append(f"num_train_epochs {task.num_train_epochs:g}")
+    if POOLING in task.config.keys() - asked.config.keys():
+        chosen.append(f"{POOLING} {task.config[POOLING]}")
     if chosen:
         say(f"{task.name}: for this encoder and {examples:,} training rows: {', '.join(chosen)}")
 
@@ -62,3 +70,19 @@ def epochs_for(task: TaskConfig, examples: int) -> float:
     """
     per_epoch = math.ceil(examples / task.per_device_train_batch_size)
     return float(min(max(math.ceil(FEWEST_STEPS / per_epoch), FEWEST_EPOCHS), MOST_EPOCHS))
+
+
+def pooling_for(task: TaskConfig, config: PretrainedConfig, examples: int) -> str | None:
+    """What a head of texts reads of the encoder's output: `mean` of the tokens or the first one (`cls`).
+
+    None leaves it as the checkpoint has it: that is it, it is named, the architecture leaves no choice, or the encoder
+    isn't a small one trained whole, for which alone it was measured (docs/measurements/finetuning_quality.md). To read
+    word order out of the first token takes examples; the mean knows the topic at once.
+    """
+    # Only heads of whole texts have a problem_type.
+    if task.encoder != "full" or POOLING in task.config or not config.problem_type or not hasattr(config, POOLING):
+        return None
+    if config.hidden_size > WIDTH:
+        return None
+    wanted = "cls" if examples >= FIRST_TOKEN_EXAMPLES else "mean"
+    return wanted if wanted != getattr(config, POOLING) else None

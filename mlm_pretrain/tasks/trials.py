@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from collections.abc import Callable
@@ -19,9 +20,7 @@ from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.whole import read_json, write_folder, write_json, write_text
 from mlm_pretrain.models.loading import new_model, quiet
 from mlm_pretrain.tasks.adaptation import Adaptation, States, adapt
-from mlm_pretrain.tasks.encoder import (
-    load_model,
-)
+from mlm_pretrain.tasks.encoder import load_model
 from mlm_pretrain.tasks.fit import REMEDY, Fit, Progress
 from mlm_pretrain.tasks.scores import Scores
 from mlm_pretrain.tasks.setup import Figures, Setup, share_of_train
@@ -118,10 +117,12 @@ def _model(setup: Setup, plan: Plan) -> PreTrainedModel:
     """
     # The new head, dropout and random weights are drawn from this.
     torch.manual_seed(plan.seed)
+    config = copy.deepcopy(setup.config)
+    config.update(plan.settings.config)  # the recipe may have chosen a pooling
     if plan.scratch:
-        model = new_model(setup.adapter.auto_class, setup.config, setup.encoder.trust_remote_code)
+        model = new_model(setup.adapter.auto_class, config, setup.encoder.trust_remote_code)
     else:
-        model = load_model(setup.adapter.auto_class, setup.encoder, setup.config)
+        model = load_model(setup.adapter.auto_class, setup.encoder, config)
         if broken := first_not_finite(model.named_parameters()):
             raise UserError(f"{setup.encoder}: its weights {broken} are not finite; take another encoder")
     return model.to(setup.accelerator.device)

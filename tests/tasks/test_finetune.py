@@ -45,7 +45,7 @@ def without_time(figures: dict) -> dict:
 
 
 def test_classification_end_to_end(texts: TaskConfig, encoder: Path, tmp_path: Path) -> None:
-    task = texts.model_copy(update={"seeds": [0, 1], "scratch_learning_rates": [1e-7, 5e-3]})
+    task = texts.model_copy(update={"seeds": [0, 1], "scratch_learning_rates": [1.0, 5e-3]})
     out = tmp_path / "tasks" / "toy"
     figures = finetune(task, encoder, out)
     assert figures["metric"] == "accuracy"
@@ -54,7 +54,7 @@ def test_classification_end_to_end(texts: TaskConfig, encoder: Path, tmp_path: P
     assert figures["pretrained_std"] == pytest.approx(np.std(figures["pretrained_seeds"], ddof=1))
     assert figures["majority"] == 0.5
     assert figures["scratch_learning_rate"] == 5e-3
-    assert figures["scratch_sweep"]["1e-07"] < figures["scratch_sweep"]["0.005"]
+    assert figures["scratch_sweep"]["1"] < figures["scratch_sweep"]["0.005"]
     assert len(figures["scratch_seeds"]) == 2
     assert figures["labels"] == ["bad", "good"]
     # Texts that stand twice go to one side together, so that the share is about a tenth.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import BertConfig, DistilBertConfig, PretrainedConfig
+from transformers import BertConfig, DistilBertConfig, ModernBertConfig, PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.tasks.recipe import FEWEST_STEPS, settled
@@ -53,3 +53,20 @@ def test_small_training_sets_are_seen_more_often_than_large_ones() -> None:
     assert list(epochs.values()) == sorted(epochs.values(), reverse=True)  # type: ignore[type-var]
     assert epochs[1000] * (1000 / size) >= FEWEST_STEPS  # type: ignore[operator]
     assert epochs[20] == epochs[80] == 10 and epochs[10**6] == 3
+
+
+def test_a_small_encoder_reads_the_first_token_if_there_are_examples_enough() -> None:
+    def pooling(
+        examples: int, width: int = 256, kind: str | None = "regression", own: str = "mean", **keys: Any
+    ) -> str | None:
+        config = ModernBertConfig(hidden_size=width, num_attention_heads=4, problem_type=kind, classifier_pooling=own)
+        return settled(task(**keys), config, examples).config.get("classifier_pooling")
+
+    assert (pooling(80, own="cls"), pooling(1000)) == ("mean", "cls")
+    assert pooling(80) is None and pooling(1000, own="cls") is None  # nothing to change
+    assert pooling(1000, config={"classifier_pooling": "mean"}) == "mean"
+    # Left as the checkpoint has it: wide encoders, heads of words, what is not trained whole, what has no choice.
+    assert pooling(1000, width=512) is None
+    assert pooling(1000, kind=None) is None
+    assert pooling(1000, encoder="lora") is None
+    assert settled(task(), BertConfig(hidden_size=256, problem_type="regression"), 1000).config == {}
