@@ -18,8 +18,8 @@ _HOMES = {
     "UserError": "mlm_pretrain.errors",
     "RunDirectory": "mlm_pretrain.run",
     "MaskingCollator": "mlm_pretrain.objectives.collator",
-    "predict": "mlm_pretrain.tasks.predict",
-    "embed": "mlm_pretrain.tasks.embed",
+    "predict": "mlm_pretrain.tasks.serve.predict",
+    "embed": "mlm_pretrain.tasks.serve.embed",
     **dict.fromkeys(
         ("train_tokenizer", "prepare", "pretrain", "evaluate", "finetune", "write_cards", "report", "push", "run_all"),
         "mlm_pretrain.stages",

@@ -71,7 +71,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         return
     from mlm_pretrain.config import TaskConfig
     from mlm_pretrain.config.yaml_text import meant, read_value
-    from mlm_pretrain.tasks import evaluate as scoring
+    from mlm_pretrain.tasks.serve import evaluate as scoring
 
     out = arguments.out and Path(arguments.out)
     given = {key: read_value(value) for key, _, value in (text.partition("=") for text in arguments.overrides)}
@@ -98,7 +98,7 @@ def finetune(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> None:
     """label texts with a fine-tuned model"""
-    from mlm_pretrain.tasks.predict import predict as label
+    from mlm_pretrain.tasks.serve.predict import predict as label
 
     label(
         Path(arguments.model) if Path(arguments.model).exists() else arguments.model,
@@ -120,7 +120,7 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def embed(arguments: argparse.Namespace) -> None:
     """vectors of texts, by any encoder"""
-    from mlm_pretrain.tasks.embed import embed as encode
+    from mlm_pretrain.tasks.serve.embed import embed as encode
 
     encode(
         Path(arguments.model),
@@ -141,7 +141,7 @@ def embed(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """a page on a run, or on several beside each other: curves, results, mistakes"""
-    from mlm_pretrain.publish.report import write_report
+    from mlm_pretrain.report.page import write_report
 
     telemetry.show(write_report(arguments.runs, arguments.out and Path(arguments.out)))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.io.digests import file_digest
-from mlm_pretrain.publish.provenance import source_commit
+from mlm_pretrain.records.provenance import source_commit
 
 VERSIONED = ("mlm-pretrain", "torch", "transformers", "datasets", "tokenizers", "accelerate")
 

@@ -8,7 +8,7 @@ from typing import Any
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.io.whole import read_json
-from mlm_pretrain.publish.task_facts import behind
+from mlm_pretrain.records.tasks import behind
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.spent import OTHER
 from mlm_pretrain.telemetry import figure

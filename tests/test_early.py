@@ -12,7 +12,7 @@ from mlm_pretrain import cli, stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.early import look_at_tasks
-from mlm_pretrain.tasks import materials
+from mlm_pretrain.tasks.data import materials
 from tests.conftest import tiny_config
 
 

@@ -19,11 +19,11 @@ from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.models.packed_attention import supports_packing, use_document_attention
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.tasks.embed import embed
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.finished import FinishedModel
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.inference.logits import logits_of
+from mlm_pretrain.tasks.kinds.registered import TASKS
+from mlm_pretrain.tasks.serve.embed import embed
+from mlm_pretrain.tasks.serve.finished import FinishedModel
 from mlm_pretrain.training.loop import Pretraining
 from mlm_pretrain.training.loss import to_device
 from tests.conftest import tiny_config

@@ -15,7 +15,7 @@ from mlm_pretrain import cli, stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.adapter import Feature
-from mlm_pretrain.tasks.fit import Fit
+from mlm_pretrain.tasks.fit.loop import Fit
 from tests.conftest import tiny_config
 
 TOPICS = {"time": "the clock of the hour and the minute", "place": "a street of the town and its river"}

@@ -3,18 +3,20 @@
 A config is a YAML file with a section a stage; keys carry the names that `transformers.TrainingArguments`,
 `datasets.load_dataset` and the transformers configs already use. Any key can be overridden on the command line by
 its dotted name (`training.learning_rate=5e-4`). Sections are frozen, and an unknown key is an error with the
-nearest known name (`config_file.py` reads files and words the errors). This module imports no torch, so that a
+nearest known name (`config_file.py` reads files and words the errors). Nothing here imports torch, so that a
 misspelt key is told at once.
+
+- `base`: what every section is made of. `text`, `training`, `tasks`: the sections, beside each other in `sections`.
+- `recipes`: what nobody has given, chosen by budget and size (`presets`: of which model). `root`: `Config`, the whole.
+- `yaml_text`: how YAML is read. `shown`: `config show`.
+- `secrets`: what no config may hold. `public`: what may be published.
 """
 
 from __future__ import annotations
 
-import itertools
-
-from pydantic import Field, model_validator
-
-from mlm_pretrain.config import recipes
-from mlm_pretrain.config.base import Name, Section, Seed, dotted, fingerprint, parse_size
+from mlm_pretrain.config.base import dotted, fingerprint, parse_size
+from mlm_pretrain.config.root import Config
+from mlm_pretrain.config.sections import EvaluationConfig, PublishConfig, RunConfig
 from mlm_pretrain.config.tasks import EncoderOrigin, Sweep, TaskConfig
 from mlm_pretrain.config.text import (
     FilterConfig,
@@ -32,8 +34,6 @@ from mlm_pretrain.config.training import (
     Ramp,
     TrainingConfig,
 )
-from mlm_pretrain.config.yaml_text import write_yaml
-from mlm_pretrain.errors import UserError, nearest
 
 __all__ = [
     "Budget",
@@ -59,82 +59,3 @@ __all__ = [
     "fingerprint",
     "parse_size",
 ]
-
-
-class RunConfig(Section):
-    name: Name = "run"
-    seed: Seed = 0
-    output_dir: str = "runs"
-
-
-class EvaluationConfig(Section):
-    fill_mask: list[str] = []
-    """Sentences with one [MASK] each, whatever the tokenizer calls it; the guesses go into the records."""
-
-
-class PublishConfig(Section):
-    hub_model_id: str | None = None
-    hub_private_repo: bool = True
-    push_every: int | None = Field(None, gt=0)
-    """Steps between the checkpoints that are sent while the run goes on, each to a revision of its own."""
-    license: str | None = None
-    language: str | list[str] | None = None
-    tags: list[str] = []
-    description: str | None = None
-    citation: dict[str, str | int] = {}
-    """Fields of the BibTeX entry on the cards: author, title, year, url, …; over what is known without them."""
-
-    @model_validator(mode="after")
-    def _named(self) -> PublishConfig:
-        if self.push_every is not None and self.hub_model_id is None:
-            raise ValueError("push_every needs hub_model_id, the repository that checkpoints are sent to")
-        return self
-
-
-class Config(Section):
-    run: RunConfig = RunConfig()
-    text: TextConfig = TextConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    stream: StreamConfig = StreamConfig()
-    prepare: PrepareConfig = PrepareConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    tasks: list[TaskConfig] = []
-    publish: PublishConfig = PublishConfig()
-
-    @model_validator(mode="after")
-    def _task_names_differ(self) -> Config:
-        names = [task.name for task in self.tasks]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise ValueError(f"two tasks are named '{sorted(twice)[0]}'; each task needs a name of its own")
-        return self
-
-    @model_validator(mode="after")
-    def _warmup_ends_at_whole_rows(self) -> Config:
-        lengths = list((self.training.sequence_length_warmup or {}).values())
-        whole = self.stream.sequence_length
-        divide = all(later % length == 0 for length, later in itertools.pairwise(lengths))
-        if lengths and (lengths[-1] != whole or not divide):
-            raise ValueError(
-                f"training.sequence_length_warmup: {', '.join(map(str, lengths))}; each length must divide the next, "
-                f"and the last must be stream.sequence_length, {whole}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _follows_the_recipe(self) -> Config:
-        self.__dict__.update(recipes.with_values(self, recipes.recipe_of(self).values).__dict__)
-        return self
-
-    def to_yaml(self, ascii_only: bool = False) -> str:
-        """The resolved config, every default written out."""
-        return write_yaml(self.model_dump(mode="json"), ascii_only)
-
-    def task(self, name: str) -> TaskConfig:
-        for task in self.tasks:
-            if task.name == name:
-                return task
-        raise UserError(f"no task is named '{name}'{nearest(name, [task.name for task in self.tasks])}")

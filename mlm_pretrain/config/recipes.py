@@ -16,16 +16,14 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from mlm_pretrain.config.base import filled
 from mlm_pretrain.config.presets import preset_names, read_preset
+from mlm_pretrain.config.sections import Sections
+from mlm_pretrain.config.training import ModelConfig
 
-if TYPE_CHECKING:
-    from mlm_pretrain.config import Config
-    from mlm_pretrain.config.training import ModelConfig
-
-
+C = TypeVar("C", bound=Sections)
 R = TypeVar("R", "ByTokens", "BySize")
 
 RATE, ROWS, MASKED = "training.learning_rate", "training.global_batch_size", "objective.mlm_probability"
@@ -100,7 +98,7 @@ class Recipe:
     """Of the rows of the tables that are nearest."""
 
 
-def recipe_of(config: Config, devices: Devices | None = None) -> Recipe:
+def recipe_of(config: Sections, devices: Devices | None = None) -> Recipe:
     """What the tables have for the keys that a config leaves open.
 
     Args:
@@ -129,19 +127,19 @@ def recipe_of(config: Config, devices: Devices | None = None) -> Recipe:
     return Recipe(tokens, size, values, tuple(dict.fromkeys(row.source for row in rows)))
 
 
-def open_keys(config: Config) -> list[str]:
+def open_keys(config: Sections) -> list[str]:
     """The dotted keys of a recipe that nobody has given."""
     also = [MASKED] if config.training.recipe == "auto" and config.model.path is None else []
     given = {f"{name}.{key}" for name in ("training", "objective") for key in getattr(config, name).model_fields_set}
     return [key for key in (RATE, ROWS, *also) if key not in given]
 
 
-def value_of(config: Config, key: str) -> Any:
+def value_of(config: Sections, key: str) -> Any:
     section, _, name = key.partition(".")
     return getattr(getattr(config, section), name)
 
 
-def with_values(config: Config, values: dict[str, Any]) -> Config:
+def with_values(config: C, values: dict[str, Any]) -> C:
     """A config with these values by dotted key; keys that were open stay so."""
     sections: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
@@ -150,12 +148,12 @@ def with_values(config: Config, values: dict[str, Any]) -> Config:
     return filled(config, {name: filled(getattr(config, name), inner) for name, inner in sections.items()})
 
 
-def with_recipe(config: Config, devices: Devices | None = None) -> Config:
+def with_recipe(config: C, devices: Devices | None = None) -> C:
     """A config with the tables' values for the keys that it leaves open."""
     return with_values(config, recipe_of(config, devices).values)
 
 
-def origin(config: Config, key: str, recipe: Recipe) -> str:
+def origin(config: Sections, key: str, recipe: Recipe) -> str:
     """Where the value of a dotted key of a section is from: given, recipe, default, or as begun (by the run).
 
     Args:
@@ -170,7 +168,7 @@ def origin(config: Config, key: str, recipe: Recipe) -> str:
     return "recipe" if key in recipe.values else "default"
 
 
-def in_words(config: Config, devices: Devices | None = None) -> str:
+def in_words(config: Sections, devices: Devices | None = None) -> str:
     """The recipe of a config in a line: its values, where they are from, and for what the tables were asked."""
     recipe = recipe_of(config, devices)
     values = {key: value_of(config, key) for key in (RATE, ROWS, MASKED)}
@@ -213,7 +211,7 @@ def devices_here() -> Devices:
     return Devices(int(launched) if launched.isdecimal() else 1, cores)
 
 
-def _tokens(config: Config, devices: Devices | None) -> float:
+def _tokens(config: Sections, devices: Devices | None) -> float:
     """Those of the whole budget."""
     budget, rows = config.training.budget, config.training.global_batch_size
     if budget.tokens:

@@ -107,7 +107,7 @@ class TaskConfig(OptimizerSection):
     task an intermediate one."""
     config: dict[str, Any] = {}
     """Keys of the transformers config, as `{classifier_pooling: mean}` of ModernBERT, which follows the number of
-    examples by default if the encoder is small: see `tasks/recipe.py`."""
+    examples by default if the encoder is small: see `tasks/fit/recipe.py`."""
     encoder: Literal["full", "lora", "frozen"] = "full"
     """What is trained: everything, low-rank adapters and the head, or a linear probe on features computed once.
 
@@ -120,7 +120,7 @@ class TaskConfig(OptimizerSection):
 
     # -- the recipe
     learning_rate: Annotated[float, Field(gt=0)] | None = None  # type: ignore[assignment]
-    """By default 3e-4, and less for full encoders wider than 384, as 3.8e-5 for 768: see `tasks/recipe.py`."""
+    """By default 3e-4, and less for full encoders wider than 384, as 3.8e-5 for 768: see `tasks/fit/recipe.py`."""
     num_train_epochs: Annotated[float, Field(gt=0)] | None = None
     """By default 3, and for small training sets as many more as make 400 steps, up to 10."""
     max_steps: Positive | None = None

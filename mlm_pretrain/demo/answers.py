@@ -13,12 +13,12 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.models.loading import quiet
 from mlm_pretrain.tasks.adapter import Example, probabilities
-from mlm_pretrain.tasks.embed import Encoder
-from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
-from mlm_pretrain.tasks.finished import FinishedModel
-from mlm_pretrain.tasks.inference import cut_texts, logits_of
+from mlm_pretrain.tasks.inference.logits import cut_texts, logits_of
+from mlm_pretrain.tasks.serve.embed import Encoder
+from mlm_pretrain.tasks.serve.finished import FinishedModel
 
 Answer = dict[str, Any]
 

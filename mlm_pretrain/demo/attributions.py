@@ -13,8 +13,8 @@ from mlm_pretrain.demo.answers import Answer, note_truncation, pair_example
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.models.loading import quiet
 from mlm_pretrain.tasks.adapter import MODEL_INPUTS, Feature
-from mlm_pretrain.tasks.finished import FinishedModel
-from mlm_pretrain.tasks.sequence import SequenceTask
+from mlm_pretrain.tasks.kinds.sequence import SequenceTask
+from mlm_pretrain.tasks.serve.finished import FinishedModel
 
 FIRST_STEPS, MOST_STEPS = 32, 256
 """Points on the path; doubled until the sum is right within `TOLERANCE`."""

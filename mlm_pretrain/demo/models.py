@@ -8,11 +8,11 @@ from pathlib import Path
 
 from mlm_pretrain.config_file import load_config as load_run_config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.publish.facts import refuse_links_out, task_folders
+from mlm_pretrain.models.encoder import load_config
+from mlm_pretrain.records.facts import refuse_links_out, task_folders
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.tasks.encoder import load_config
-from mlm_pretrain.tasks.finished import task_of
-from mlm_pretrain.tasks.sequence import PAIRS
+from mlm_pretrain.tasks.kinds.sequence import PAIRS
+from mlm_pretrain.tasks.serve.finished import task_of
 
 MASKED_LM = "masked_lm"
 ENCODER = "encoder"

@@ -15,8 +15,8 @@ from mlm_pretrain.demo.answers import MaskedLanguageModel
 from mlm_pretrain.demo.attributions import attribute
 from mlm_pretrain.demo.models import ENCODER, MASKED_LM, Served
 from mlm_pretrain.errors import UserError, first_line
-from mlm_pretrain.tasks.embed import Encoder
-from mlm_pretrain.tasks.finished import FinishedModel
+from mlm_pretrain.tasks.serve.embed import Encoder
+from mlm_pretrain.tasks.serve.finished import FinishedModel
 
 KINDS = {
     MASKED_LM: ("masked language model", "Fill mask"),

@@ -12,8 +12,8 @@ from mlm_pretrain import __version__
 from mlm_pretrain.config import PublishConfig
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.demo.wheel import WHEEL, requirements, wheel
-from mlm_pretrain.publish.facts import task_folders
-from mlm_pretrain.publish.files import Repository
+from mlm_pretrain.hub.files import Repository
+from mlm_pretrain.records.facts import task_folders
 from mlm_pretrain.run import RunDirectory
 
 SDK_VERSION = "6.31.0"

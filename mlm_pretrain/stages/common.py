@@ -12,7 +12,7 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import DAMAGED, check_folder, is_as_written
 from mlm_pretrain.io.whole import refuse_link
-from mlm_pretrain.publish.facts import refuse_links_out
+from mlm_pretrain.records.facts import refuse_links_out
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.training.ending import noted_end
 

@@ -38,7 +38,7 @@ def check_task_names(tasks: Sequence[TaskConfig]) -> None:
     Raises:
         UserError: there is no such task, optimizer or schedule.
     """
-    from mlm_pretrain.tasks.registered import TASKS
+    from mlm_pretrain.tasks.kinds.registered import TASKS
 
     for task in tasks:
         TASKS[task.task]
@@ -58,9 +58,9 @@ def look_at_tasks(config: Config, tasks: Sequence[TaskConfig]) -> None:
 
 
 def _look_at_tasks(config: Config, tasks: Sequence[TaskConfig]) -> None:
-    from mlm_pretrain.tasks.installed_docs import check_kind
-    from mlm_pretrain.tasks.materials import look_at
-    from mlm_pretrain.tasks.setup import make_adapter
+    from mlm_pretrain.tasks.data.installed_docs import check_kind
+    from mlm_pretrain.tasks.data.materials import look_at
+    from mlm_pretrain.tasks.fit.setup import make_adapter
 
     run = RunDirectory.of(config)
     for task in tasks:

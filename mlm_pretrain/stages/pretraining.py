@@ -73,7 +73,7 @@ def _agreed(config: Config, processes: Processes) -> Config:
 
 def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, force: bool) -> None:
     """What rank zero does; the others wait to be told whether there is anything to train."""
-    from mlm_pretrain.publish.background import send_left, sending
+    from mlm_pretrain.hub.background import send_left, sending
 
     if start := config.model.path or config.model.init_from:
         check_folder(start)

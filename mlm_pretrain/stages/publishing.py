@@ -16,7 +16,7 @@ from mlm_pretrain.training.processes import leave_to_rank_zero
 
 def write_cards(config: Config) -> Path:
     """Write the cards of the run, its encoder and its tasks, from the records."""
-    from mlm_pretrain.publish.card import write_cards as write
+    from mlm_pretrain.cards.card import write_cards as write
 
     run = RunDirectory.of(config)
     with bars.doing("writing the cards"):
@@ -25,13 +25,13 @@ def write_cards(config: Config) -> Path:
 
 
 def report(runs: Sequence[str | Path], out: Path | None = None) -> Path:
-    """One page on runs beside each other, see `publish.report.write_report`.
+    """One page on runs beside each other, see `report.page.write_report`.
 
     Raises:
         UserError: there is no such run, or the page can't be written.
     """
     leave_to_rank_zero()
-    from mlm_pretrain.publish.report import write_report
+    from mlm_pretrain.report.page import write_report
 
     return write_report(runs, out)
 
@@ -52,14 +52,14 @@ def push(
         dry_run: list what would be sent, and send nothing.
         checkpoints: send the checkpoints that stand too, each to a revision of the encoder's repository.
         tag: the name of a release.
-        further: other repositories, see `publish.hub.Further`.
+        further: other repositories, see `hub.push.Further`.
 
     Raises:
         UserError: there is nothing to push, no repository is named, or the Hub can't be reached or refuses.
     """
     leave_to_rank_zero()
-    from mlm_pretrain.publish import hub
-    from mlm_pretrain.publish.files import has_models
+    from mlm_pretrain.hub import push as hub
+    from mlm_pretrain.hub.files import has_models
 
     run = RunDirectory.of(config)
     # A run that has nothing but checkpoints may be at work: they wait in the outbox, which has a lock of its own.

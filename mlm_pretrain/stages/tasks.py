@@ -81,7 +81,7 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
         return
     if standing:
         look_at_tasks(config, [task])  # else a slip of the pen would put its settings beside results of others
-    from mlm_pretrain.tasks.finetune import finetune as train
+    from mlm_pretrain.tasks.fit.finetune import finetune as train
 
     with stage(run, name, inputs):
         run.write_config(config, ["tasks"], task=task.name)

@@ -17,8 +17,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.registry import Registry
-from mlm_pretrain.tasks.bag_of_words import BagOfWords
-from mlm_pretrain.tasks.unusable import BadExample
+from mlm_pretrain.tasks.labels.unusable import BadExample
+from mlm_pretrain.tasks.scores.bag_of_words import BagOfWords
 from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 Example = dict[str, Any]

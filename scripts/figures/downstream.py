@@ -15,7 +15,7 @@ from figures.time_to_loss import LEAST_SECONDS, OURS, our_loss, train_peer, trai
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.tasks.finetune import finetune as train
+from mlm_pretrain.tasks.fit.finetune import finetune as train
 
 EXAMPLES = (150, 4000)
 """As in `labelled`; more, because a thousand sentences teach a small encoder no rare entities."""

@@ -21,11 +21,11 @@ from figures.session import fresh
 from figures.setting import Bench
 from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer, window_length
-from mlm_pretrain.tasks.finetune import finetune as train
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.predict import predict as label
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.models.encoder import load_config, load_model, load_tokenizer, window_length
+from mlm_pretrain.tasks.fit.finetune import finetune as train
+from mlm_pretrain.tasks.inference.logits import logits_of
+from mlm_pretrain.tasks.kinds.registered import TASKS
+from mlm_pretrain.tasks.serve.predict import predict as label
 
 TEXTS = 1000
 FIRST_TEXTS = 20

@@ -15,7 +15,7 @@ from figures.session import fresh
 from figures.setting import Bench
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.config.tasks import FROZEN
-from mlm_pretrain.tasks.finetune import finetune as train
+from mlm_pretrain.tasks.fit.finetune import finetune as train
 
 Outcome = tuple[float, float]
 """(accuracy on test, seconds)."""

@@ -25,7 +25,7 @@ from mlm_pretrain.errors import UserError
 
 PRELOADED = [
     *("torch", "transformers", "datasets", "tokenizers", "pyarrow.parquet"),
-    *("mlm_pretrain.training.loop", "mlm_pretrain.tasks.finetune"),
+    *("mlm_pretrain.training.loop", "mlm_pretrain.tasks.fit.finetune"),
 ]
 """What every process has imported when it begins."""
 

@@ -29,7 +29,7 @@ from transformers import (
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.tasks.adapter import Example
-from mlm_pretrain.tasks.data import LabelledData
+from mlm_pretrain.tasks.data.splits import LabelledData
 from mlm_pretrain.training.loss import IGNORE_INDEX
 
 

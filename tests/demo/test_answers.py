@@ -15,9 +15,9 @@ from mlm_pretrain.demo.answers import MOST_CHARACTERS, MaskedLanguageModel
 from mlm_pretrain.demo.models import find
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.tasks.embed import Encoder, embed
-from mlm_pretrain.tasks.finished import FinishedModel
-from mlm_pretrain.tasks.predict import predict
+from mlm_pretrain.tasks.serve.embed import Encoder, embed
+from mlm_pretrain.tasks.serve.finished import FinishedModel
+from mlm_pretrain.tasks.serve.predict import predict
 from tests.demo.conftest import CLASSES, TASKS
 from tests.tasks.conftest import SENTENCES, make_tokenizer
 

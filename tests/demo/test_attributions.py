@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from mlm_pretrain.demo.attributions import attribute, integrated_gradients
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.tasks.finished import FinishedModel
+from mlm_pretrain.tasks.serve.finished import FinishedModel
 from tests.demo.conftest import CLASSES
 from tests.tasks.conftest import SENTENCES, make_tokenizer, tiny_masked_lm
 

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from mlm_pretrain.config import SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.records import Records
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.text.mixture import documents
 from mlm_pretrain.text.sources import SOURCES
 from tests.tasks.examples import read_examples

@@ -24,8 +24,8 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.io import lines
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Records
-from mlm_pretrain.tasks.readers import read_rows
-from mlm_pretrain.tasks.unusable import BadExample
+from mlm_pretrain.tasks.data.readers import read_rows
+from mlm_pretrain.tasks.labels.unusable import BadExample
 from mlm_pretrain.text.mixture import documents
 from mlm_pretrain.text.sources import SOURCES
 

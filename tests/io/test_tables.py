@@ -18,7 +18,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.io import tables
 from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.records import Records
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.text.mixture import documents
 from mlm_pretrain.text.sources import SOURCES
 from tests.tasks.examples import read_examples

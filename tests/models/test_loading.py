@@ -18,10 +18,10 @@ from mlm_pretrain import stages
 from mlm_pretrain.config import ModelConfig, TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import build_model
+from mlm_pretrain.models.encoder import load_config, load_model, load_tokenizer
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer
-from mlm_pretrain.tasks.finetune import finetune
+from mlm_pretrain.tasks.fit.finetune import finetune
 from tests.conftest import tiny_config
 from tests.hub_server import Fault, HubServer, Repo, hub_server
 from tests.hub_server.clients import client

@@ -10,9 +10,9 @@ from tokenizers import processors
 from transformers import AutoModel, PreTrainedTokenizerFast, pipeline
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.tasks.classification import Classification
-from mlm_pretrain.tasks.embed import embed
-from mlm_pretrain.tasks.encoder import load_config, load_model, load_tokenizer
+from mlm_pretrain.models.encoder import load_config, load_model, load_tokenizer
+from mlm_pretrain.tasks.kinds.classification import Classification
+from mlm_pretrain.tasks.serve.embed import embed
 from tests.models.checkpoints import ARCHITECTURES, tiny_checkpoint
 
 WITH_TYPES = {"bert", "electra"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
-from mlm_pretrain.tasks.examples import Examples
-from mlm_pretrain.tasks.labels import label_columns
-from mlm_pretrain.tasks.readers import read_rows
+from mlm_pretrain.tasks.data.examples import Examples
+from mlm_pretrain.tasks.data.readers import read_rows
+from mlm_pretrain.tasks.labels.names import label_columns
 
 
 def read_examples(file: str | Path, adapter: type[TaskAdapter], task: TaskConfig) -> list[Example]:

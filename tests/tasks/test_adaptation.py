@@ -20,13 +20,14 @@ from transformers import (
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks import frozen
-from mlm_pretrain.tasks.adaptation import Adaptation, adapt
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.fit import Fit, trainable
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.fit import frozen
+from mlm_pretrain.tasks.fit.adaptation import Adaptation
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.fit.loop import Fit, trainable
+from mlm_pretrain.tasks.fit.tuning import adapt
+from mlm_pretrain.tasks.inference.logits import logits_of
+from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.training.device import make_accelerator
 from tests.tasks.conftest import SENTENCES, make_tokenizer, separable_texts, tiny_masked_lm
 

@@ -15,14 +15,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.tasks import bag_of_tags, bag_of_texts, bag_of_words
 from mlm_pretrain.tasks.adapter import TASKS, Example
-from mlm_pretrain.tasks.bag_of_tags import shape
-from mlm_pretrain.tasks.bag_of_texts import words_of
-from mlm_pretrain.tasks.bag_of_words import NoBagOfWords, evenly
-from mlm_pretrain.tasks.baselines import bag_of_words as score
-from mlm_pretrain.tasks.data import LabelledData
-from mlm_pretrain.tasks.finetune import finetune
+from mlm_pretrain.tasks.data.splits import LabelledData
+from mlm_pretrain.tasks.fit.baselines import bag_of_words as score
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.scores import bag_of_tags, bag_of_texts, bag_of_words
+from mlm_pretrain.tasks.scores.bag_of_tags import shape
+from mlm_pretrain.tasks.scores.bag_of_texts import words_of
+from mlm_pretrain.tasks.scores.bag_of_words import NoBagOfWords, evenly
 from tests.tasks.conftest import conll, make_tokenizer, separable_sentences, separable_texts
 
 RECIPE: dict[str, Any] = {"max_steps": 2, "bf16": False, "seeds": [0], "per_device_train_batch_size": 8}
@@ -240,8 +240,8 @@ def test_every_process_has_the_same_scores(tmp_path: Path) -> None:
     """In texts and tags that can't all be got right, so that any difference of the weights would show."""
     code = """
 import random, sys
-from mlm_pretrain.tasks.bag_of_tags import TagBag
-from mlm_pretrain.tasks.bag_of_texts import LabelBag
+from mlm_pretrain.tasks.scores.bag_of_tags import TagBag
+from mlm_pretrain.tasks.scores.bag_of_texts import LabelBag
 rng = random.Random(0)
 words = [f"w{n}" for n in range(50)]
 texts = [{"text": " ".join(rng.choices(words, k=6)), "label": rng.choice("abc")} for _ in range(300)]

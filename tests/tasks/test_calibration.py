@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
 
+from mlm_pretrain.models.encoder import load_config, load_model
 from mlm_pretrain.tasks.adapter import probabilities
-from mlm_pretrain.tasks.calibration import TEMPERATURES, calibration_error, fit_temperature, reliability
-from mlm_pretrain.tasks.classification import Classification
-from mlm_pretrain.tasks.encoder import load_config, load_model
-from mlm_pretrain.tasks.inference import logits_of
+from mlm_pretrain.tasks.inference.logits import logits_of
+from mlm_pretrain.tasks.kinds.classification import Classification
+from mlm_pretrain.tasks.scores.calibration import TEMPERATURES, calibration_error, fit_temperature, reliability
 from tests.tasks.conftest import separable_texts
 
 

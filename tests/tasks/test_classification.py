@@ -14,14 +14,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.encoder import load_config, load_model
 from mlm_pretrain.tasks.adapter import TaskAdapter
-from mlm_pretrain.tasks.classification import Classification
-from mlm_pretrain.tasks.encoder import load_config, load_model
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.multi_label import MultiLabelClassification
-from mlm_pretrain.tasks.registered import TASKS
-from mlm_pretrain.tasks.regression import Regression
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.inference.logits import logits_of
+from mlm_pretrain.tasks.kinds.classification import Classification
+from mlm_pretrain.tasks.kinds.multi_label import MultiLabelClassification
+from mlm_pretrain.tasks.kinds.registered import TASKS
+from mlm_pretrain.tasks.kinds.regression import Regression
 from mlm_pretrain.training.loss import count_labels
 from tests.tasks.conftest import make_tokenizer, separable_texts, tiny_masked_lm
 

@@ -16,11 +16,11 @@ from seqeval.metrics.sequence_labeling import get_entities
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TaskAdapter
-from mlm_pretrain.tasks.classification import Classification
-from mlm_pretrain.tasks.data import Splits, complete, read_splits
-from mlm_pretrain.tasks.ner import TokenClassification
-from mlm_pretrain.tasks.registered import TASKS
-from mlm_pretrain.tasks.schemes import valid_iob2
+from mlm_pretrain.tasks.data.splits import Splits, complete, read_splits
+from mlm_pretrain.tasks.kinds.classification import Classification
+from mlm_pretrain.tasks.kinds.ner import TokenClassification
+from mlm_pretrain.tasks.kinds.registered import TASKS
+from mlm_pretrain.tasks.labels.schemes import valid_iob2
 from tests.tasks.examples import read_examples
 
 TASK = TaskConfig(task="classification", name="toy")

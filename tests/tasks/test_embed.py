@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks import embed as module
-from mlm_pretrain.tasks.embed import Pooling, embed
+from mlm_pretrain.tasks.serve import embed as module
+from mlm_pretrain.tasks.serve.embed import Pooling, embed
 from tests.tasks.conftest import SENTENCES, separable_texts
 
 with warnings.catch_warnings():

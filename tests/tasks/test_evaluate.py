@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks import evaluate as module
-from mlm_pretrain.tasks.evaluate import default_folder, describe, evaluate
-from mlm_pretrain.tasks.predict import predict
+from mlm_pretrain.tasks.serve import evaluate as module
+from mlm_pretrain.tasks.serve.evaluate import default_folder, describe, evaluate
+from mlm_pretrain.tasks.serve.predict import predict
 from tests.tasks.conftest import conll, make_tokenizer, separable_sentences, separable_texts, tiny_masked_lm
 
 

@@ -14,10 +14,10 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.fit import batches_from
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.trials import export
+from mlm_pretrain.tasks.export import export
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.fit.loop import batches_from
+from mlm_pretrain.tasks.inference.logits import logits_of
 from tests.tasks.conftest import conll, separable_sentences, separable_texts
 
 RECIPE = {"num_train_epochs": 10, "learning_rate": 5e-3, "bf16": False, "per_device_train_batch_size": 8}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from mlm_pretrain.tasks import linear
-from mlm_pretrain.tasks.inference import by_length, logits_of
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.inference import linear
+from mlm_pretrain.tasks.inference.logits import by_length, logits_of
+from mlm_pretrain.tasks.kinds.registered import TASKS
 from tests.tasks.conftest import separable_texts, tiny_masked_lm
 
 

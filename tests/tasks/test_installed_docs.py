@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks import installed_docs
-from mlm_pretrain.tasks.installed_docs import LIBRARIES, anonymise, load_examples
+from mlm_pretrain.tasks.data import installed_docs
+from mlm_pretrain.tasks.data.installed_docs import LIBRARIES, anonymise, load_examples
 from mlm_pretrain.text.installed_docs import extract
 from mlm_pretrain.text.mixture import is_held_out
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.tasks.layers import decay_rates
+from mlm_pretrain.tasks.fit.layers import decay_rates
 from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
 
 DECAY = 0.5

@@ -13,12 +13,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from mlm_pretrain.config import EncoderOrigin
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.adaptation import adapt
-from mlm_pretrain.tasks.encoder import load_config, load_model
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.fit import trainable
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.models.encoder import load_config, load_model
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.fit.loop import trainable
+from mlm_pretrain.tasks.fit.tuning import adapt
+from mlm_pretrain.tasks.inference.logits import logits_of
+from mlm_pretrain.tasks.kinds.registered import TASKS
 from tests.tasks.conftest import SENTENCES
 from tests.tasks.test_adaptation import (
     accelerator,

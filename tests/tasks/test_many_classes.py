@@ -14,11 +14,11 @@ from transformers import AutoModelForSequenceClassification
 from mlm_pretrain import stages
 from mlm_pretrain.config_file import make_config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.publish.report import write_report
+from mlm_pretrain.report.page import write_report
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.tasks import many_classes
-from mlm_pretrain.tasks.evaluate import describe, evaluate
-from mlm_pretrain.tasks.predict import predict
+from mlm_pretrain.tasks.scores import many_classes
+from mlm_pretrain.tasks.serve.evaluate import describe, evaluate
+from mlm_pretrain.tasks.serve.predict import predict
 from tests.tasks.conftest import make_tokenizer, tiny_masked_lm
 
 NAMES = st.sampled_from([f"class {number}" for number in range(150)])

@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from seqeval.metrics.sequence_labeling import get_entities
 
-from mlm_pretrain.tasks.entity_metrics import EntityMetric
-from mlm_pretrain.tasks.metrics import ClassificationMetric, MultiLabelMetric, RegressionMetric
+from mlm_pretrain.tasks.scores.entity_metrics import EntityMetric
+from mlm_pretrain.tasks.scores.metrics import ClassificationMetric, MultiLabelMetric, RegressionMetric
 
 TAGS = ["O", "B-per", "I-per", "B-loc", "I-loc", "B-org", "I-org"]
 

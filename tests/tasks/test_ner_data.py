@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.ner import TokenClassification
-from mlm_pretrain.tasks.schemes import Scheme, breaks, convert
+from mlm_pretrain.tasks.kinds.ner import TokenClassification
+from mlm_pretrain.tasks.labels.schemes import Scheme, breaks, convert
 from tests.tasks.conftest import conll
 from tests.tasks.examples import read_examples
 

@@ -19,8 +19,8 @@ from transformers import AutoModelForSequenceClassification
 
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.records import Records
-from mlm_pretrain.tasks import predict as module
-from mlm_pretrain.tasks.predict import predict
+from mlm_pretrain.tasks.serve import predict as module
+from mlm_pretrain.tasks.serve.predict import predict
 from tests.tasks.conftest import make_tokenizer, separable_texts, tiny_masked_lm
 
 CHUNK = 8

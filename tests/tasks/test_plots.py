@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from mlm_pretrain.tasks import plots
-from mlm_pretrain.tasks.calibration import calibration_error, reliability
+from mlm_pretrain import plots
+from mlm_pretrain.tasks.scores.calibration import calibration_error, reliability
 
 NAMES = [
     "no",

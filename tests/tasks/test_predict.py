@@ -21,9 +21,9 @@ from transformers import (
 from mlm_pretrain.cli import main
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks import predict as module
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.predict import predict
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.serve import predict as module
+from mlm_pretrain.tasks.serve.predict import predict
 from tests.tasks.conftest import conll, make_tokenizer, separable_sentences, separable_texts, tiny_masked_lm
 
 RECIPE = {"num_train_epochs": 10, "learning_rate": 5e-3, "bf16": False, "per_device_train_batch_size": 8, "seeds": [0]}

@@ -8,7 +8,7 @@ import pytest
 from transformers import BertConfig, DistilBertConfig, ModernBertConfig, PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.tasks.recipe import FEWEST_STEPS, settled
+from mlm_pretrain.tasks.fit.recipe import FEWEST_STEPS, settled
 
 
 def task(**keys: Any) -> TaskConfig:

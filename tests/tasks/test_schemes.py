@@ -9,7 +9,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB1, IOB2, IOBES, Entities
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.schemes import (
+from mlm_pretrain.tasks.labels.schemes import (
     Entity,
     Scheme,
     breaks,

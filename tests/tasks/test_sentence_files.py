@@ -18,11 +18,11 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint
-from mlm_pretrain.tasks.embed import Encoder, embed
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.sentence_files import read_recipe
-from mlm_pretrain.tasks.sentence_vectors import POOLINGS
-from mlm_pretrain.tasks.setup import prepare
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.fit.setup import prepare
+from mlm_pretrain.tasks.inference.sentence_files import read_recipe
+from mlm_pretrain.tasks.inference.sentence_vectors import POOLINGS
+from mlm_pretrain.tasks.serve.embed import Encoder, embed
 from tests.models.checkpoints import pickle_that_writes, tiny_checkpoint
 from tests.tasks.conftest import SENTENCES, make_tokenizer, separable_texts
 

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.encoder import load_tokenizer
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.registered import TASKS
-from mlm_pretrain.tasks.tagging import Tagging
+from mlm_pretrain.models.encoder import load_tokenizer
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.inference.logits import logits_of
+from mlm_pretrain.tasks.kinds.registered import TASKS
+from mlm_pretrain.tasks.kinds.tagging import Tagging
 from tests.tasks.conftest import conll, separable_sentences
 from tests.tasks.examples import read_examples
 

@@ -10,11 +10,11 @@ import pytest
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.classification import Classification
-from mlm_pretrain.tasks.data import read_splits
-from mlm_pretrain.tasks.multi_label import MultiLabelClassification
-from mlm_pretrain.tasks.registered import TASKS
-from mlm_pretrain.tasks.regression import Regression
+from mlm_pretrain.tasks.data.splits import read_splits
+from mlm_pretrain.tasks.kinds.classification import Classification
+from mlm_pretrain.tasks.kinds.multi_label import MultiLabelClassification
+from mlm_pretrain.tasks.kinds.registered import TASKS
+from mlm_pretrain.tasks.kinds.regression import Regression
 from tests.tasks.examples import read_examples
 
 

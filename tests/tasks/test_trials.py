@@ -15,19 +15,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-import mlm_pretrain.tasks.finetune as finetune_module
-import mlm_pretrain.tasks.recipe as recipe_module
-import mlm_pretrain.tasks.scores as scores_module
+import mlm_pretrain.tasks.fit.finetune as finetune_module
+import mlm_pretrain.tasks.fit.recipe as recipe_module
+import mlm_pretrain.tasks.fit.scoring as scores_module
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.models.loading import Checkpoint
-from mlm_pretrain.tasks.evaluate import evaluate
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.fit import Fit, Progress
-from mlm_pretrain.tasks.inference import logits_of
-from mlm_pretrain.tasks.scores import Scores
-from mlm_pretrain.tasks.setup import prepare
-from mlm_pretrain.tasks.trials import open_work
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.fit.loop import Fit, Progress
+from mlm_pretrain.tasks.fit.scoring import Scores
+from mlm_pretrain.tasks.fit.setup import prepare
+from mlm_pretrain.tasks.fit.trials import open_work
+from mlm_pretrain.tasks.inference.logits import logits_of
+from mlm_pretrain.tasks.serve.evaluate import evaluate
 from tests.tasks.conftest import separable_texts
 from tests.tasks.test_fit import Killed, recipe, same
 
@@ -70,8 +70,8 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.fit import Fit, Progress
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.fit.loop import Fit, Progress
 
 torch.set_num_threads(1)
 task, encoder, out = sys.argv[1:]

@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.models import document_attention
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.registered import TASKS
-from mlm_pretrain.tasks.unpadding import Unpadding
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.fit.unpadding import Unpadding
+from mlm_pretrain.tasks.kinds.registered import TASKS
 from tests.tasks.conftest import make_tokenizer, separable_texts
 from tests.tasks.test_finetune import texts  # noqa: F401  (a fixture)
 

@@ -10,9 +10,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.tasks.evaluate import evaluate
-from mlm_pretrain.tasks.finetune import finetune
-from mlm_pretrain.tasks.labels import in_order
+from mlm_pretrain.tasks.fit.finetune import finetune
+from mlm_pretrain.tasks.labels.names import in_order
+from mlm_pretrain.tasks.serve.evaluate import evaluate
 from tests.tasks.conftest import separable_sentences, separable_texts, tiny_masked_lm
 
 RECIPE = {"num_train_epochs": 8, "learning_rate": 5e-3, "bf16": False, "per_device_train_batch_size": 8, "seeds": [0]}

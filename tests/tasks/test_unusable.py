@@ -12,9 +12,9 @@ import pytest
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.tasks.data import Splits, read_splits
-from mlm_pretrain.tasks.materials import read_materials
-from mlm_pretrain.tasks.registered import TASKS
+from mlm_pretrain.tasks.data.materials import read_materials
+from mlm_pretrain.tasks.data.splits import Splits, read_splits
+from mlm_pretrain.tasks.kinds.registered import TASKS
 
 SENTENCE = "Turtles nest on the shore"
 TAGGED = {"tokens": SENTENCE.split(), "ner_tags": ["B-animal", "O", "O", "O", "B-place"]}

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm_pretrain.tasks.words import join_words, split_words
+from mlm_pretrain.tasks.labels.words import join_words, split_words
 
 
 def words(text: str) -> list[str]:
