@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_pretrain import escaping, options, telemetry
+from mlm_pretrain import escaping, options
+from mlm_pretrain.console import telemetry
 
 if TYPE_CHECKING:
     from mlm_pretrain.config import Config
@@ -222,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     escaping.take_any_console()
     arguments = _parse(argv)
-    from mlm_pretrain.training import ending, interrupts, processes
+    from mlm_pretrain.runtime import ending, interrupts, processes
 
     telemetry.quiet_libraries()
     sys.excepthook = telemetry.show_defect

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from mlm_pretrain import escaping, telemetry
+from mlm_pretrain import escaping
+from mlm_pretrain.console import telemetry
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,7 +3,7 @@
     expected tokens/s = devices × rate of matrix products × utilisation / FLOPs a token
 
 FLOPs are counted on the model (`models/flops.py`); the rate is measured on this machine or stands in a data sheet
-(`training/machine.py`). The utilisation is the run's own where it has trained on this device, else an assumption.
+(`hardware/machine.py`). The utilisation is the run's own where it has trained on this device, else an assumption.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Budget, Config, Ramp
+from mlm_pretrain.config.batch_size import BatchSize
 from mlm_pretrain.config.recipes import Devices, in_words, with_recipe
 from mlm_pretrain.config_file import as_begun
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.machine import Machine, data_sheet, this_machine
 from mlm_pretrain.models import flops as counting
 from mlm_pretrain.models.build import checkpoint_of, make_model_config
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.stream.batch_size import BatchSize
+from mlm_pretrain.runtime.checkpoint import read_state, recorded_identity
+from mlm_pretrain.runtime.optim import make_optimizer
 from mlm_pretrain.text.extent import Extent, bytes_per_token, extents
-from mlm_pretrain.text.tokenizer import SPECIAL_TOKENS, load_tokenizer
-from mlm_pretrain.training.checkpoint import read_state, recorded_identity
-from mlm_pretrain.training.machine import Machine, data_sheet, this_machine
-from mlm_pretrain.training.optim import make_optimizer
+from mlm_pretrain.text.tokenizing.tokenizer import SPECIAL_TOKENS, load_tokenizer
 
 DTYPE_NAMES = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 ASSUMED_UTILISATION = 0.3

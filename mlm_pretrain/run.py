@@ -19,11 +19,11 @@ import yaml
 from mlm_pretrain.config import Config
 from mlm_pretrain.config.secrets import REMEDY, find_secrets
 from mlm_pretrain.config.yaml_text import write_yaml
+from mlm_pretrain.console.spent import counting
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.io.locks import held, is_held
 from mlm_pretrain.io.whole import read_json, remove_leftovers, restore_folder, write_json, write_text
-from mlm_pretrain.spent import counting
 
 BESIDE = "checks and report"
 """What is done outside of stages, in the records of where the time went."""

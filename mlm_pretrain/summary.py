@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import telemetry
+from mlm_pretrain.console.spent import OTHER
+from mlm_pretrain.console.telemetry import figure
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.records.tasks import behind
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.spent import OTHER
-from mlm_pretrain.telemetry import figure
 
 
 def summary(run: RunDirectory) -> str:

@@ -36,7 +36,7 @@ from typing import Any
 from figures.budget import Budget
 from figures.setting import Bench, machine, open_work
 
-from mlm_pretrain import telemetry
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.cache import cache_folder
 

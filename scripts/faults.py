@@ -24,7 +24,7 @@ from fault_documents import large_document
 from fault_folders import divergence, flipped_bit, second_start
 from fault_runs import STEPS, Bench, Fault, Run, Skipped, check, full_disk, one_error, wait_for_end
 
-from mlm_pretrain import telemetry
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.io.digests import file_digest, find_fault
 from mlm_pretrain.run import step_of
 

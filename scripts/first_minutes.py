@@ -29,7 +29,7 @@ from typing import Any
 
 from figures.setting import machine
 
-from mlm_pretrain import telemetry
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.run import RunDirectory
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"

@@ -28,8 +28,8 @@ from figures.session import fresh
 from figures.setting import Bench, open_work
 from figures.time_to_loss import our_loss
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.io.cache import cache_folder
 
 

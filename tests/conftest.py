@@ -68,7 +68,7 @@ def corpus(documents: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
-    from mlm_pretrain.text.tokenizer import train_tokenizer
+    from mlm_pretrain.text.tokenizing.tokenizer import train_tokenizer
 
     return train_tokenizer(TokenizerConfig(vocab_size=600), documents)
 

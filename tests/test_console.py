@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mlm_pretrain import telemetry
-from mlm_pretrain.bars import progress
+from mlm_pretrain.console import telemetry
+from mlm_pretrain.console.bars import progress
 from tests.conftest import tiny_config
 
 BAR = re.compile(r"pretrain +\d+%\|")
@@ -143,7 +143,7 @@ def test_lines_come_every_so_often_and_at_the_end(
     kind: str, seconds: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(telemetry.LOG_FORMAT, kind)
-    monkeypatch.setattr("mlm_pretrain.bars.SECONDS_PER_LINE", seconds)
+    monkeypatch.setattr("mlm_pretrain.console.bars.SECONDS_PER_LINE", seconds)
     with progress(3, "outer", unit="row", scale=False) as outer:
         for _ in range(3):
             with progress(2, "inner") as inner:

@@ -12,8 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from mlm_pretrain import escaping, telemetry
-from mlm_pretrain.bars import progress
+from mlm_pretrain import escaping
+from mlm_pretrain.console import telemetry
+from mlm_pretrain.console.bars import progress
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.options import Parser
 

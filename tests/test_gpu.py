@@ -13,19 +13,19 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config, ObjectiveConfig, TaskConfig
-from mlm_pretrain.models import packed_attention
-from mlm_pretrain.models.document_attention import NAME, can_use_kernel
+from mlm_pretrain.models.attention import packed as packed_attention
+from mlm_pretrain.models.attention.documents import NAME, can_use_kernel
+from mlm_pretrain.models.attention.packed import supports_packing, use_document_attention
 from mlm_pretrain.models.masked_head import MaskedLogits
-from mlm_pretrain.models.packed_attention import supports_packing, use_document_attention
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.loss import to_device
 from mlm_pretrain.tasks.fit.finetune import finetune
 from mlm_pretrain.tasks.inference.logits import logits_of
 from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.tasks.serve.embed import embed
 from mlm_pretrain.tasks.serve.finished import FinishedModel
 from mlm_pretrain.training.loop import Pretraining
-from mlm_pretrain.training.loss import to_device
 from tests.conftest import tiny_config
 from tests.models.test_document_attention import LENGTH, batch_of
 from tests.models.test_models import PACKED, tiny

@@ -21,13 +21,24 @@ PACKAGE = Path(mlm_pretrain.__file__).parent
 # Each floor from left to right; a module may import what stands to its left, and everything below.
 FLOORS = [
     [
-        *("credentials", "escaping", "errors", "registry", "io", "config", "spent", "run", "config_file"),
-        *("telemetry", "outlook", "bars", "records", "plots"),
+        "credentials",
+        "escaping",
+        "errors",
+        "registry",
+        "io",
+        "config",
+        "console",
+        "run",
+        "config_file",
+        "records",
+        "plots",
     ],
-    ["models", "text", "objectives"],
+    ["models", "text"],
+    ["objectives", "hardware", "runtime"],
+    ["stream"],
     [
-        *("stream", "training", "tasks.labels", "tasks.scores", "tasks.adapter", "tasks.kinds", "tasks.data"),
-        *("tasks.inference", "tasks.export", "tasks.fit", "tasks.serve"),
+        *("training", "tasks.labels", "tasks.scores", "tasks.adapter", "tasks.kinds", "tasks.data", "tasks.inference"),
+        *("tasks.export", "tasks.fit", "tasks.serve"),
     ],
     ["plan", "evaluation"],
     ["cards", "report", "hub", "demo"],
@@ -79,6 +90,16 @@ def test_no_files_import_each_other() -> None:
     list(TopologicalSorter(ARROWS).static_order())  # a circle is an error that names its files
 
 
+def test_a_room_has_a_dozen_files_at_most() -> None:
+    folders = {path.parent for path in FILES.values()} - {PACKAGE}
+    crowded = {
+        str(folder.relative_to(PACKAGE)): count
+        for folder in folders
+        if (count := sum(path.parent == folder and path.stem != "__init__" for path in FILES.values())) > 12
+    }
+    assert crowded == {}
+
+
 def test_using_a_model_imports_no_training_of_one() -> None:
     code = "import sys; from mlm_pretrain.tasks.serve import embed, evaluate, predict;"
     code += "sys.exit(any(name in sys.modules for name in ('mlm_pretrain.tasks.fit', 'mlm_pretrain.training.loop')))"
@@ -86,7 +107,7 @@ def test_using_a_model_imports_no_training_of_one() -> None:
 
 
 def test_the_lowest_floor_needs_no_torch() -> None:
-    code = "import sys, mlm_pretrain.config_file, mlm_pretrain.run, mlm_pretrain.telemetry, mlm_pretrain.cli;"
+    code = "import sys, mlm_pretrain.config_file, mlm_pretrain.run, mlm_pretrain.console.telemetry, mlm_pretrain.cli;"
     code += "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'datasets')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -13,11 +13,11 @@ from mlm_pretrain import stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.config.presets import preset_names
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.machine import GPUS
 from mlm_pretrain.io.whole import write_json
 from mlm_pretrain.plan import ASSUMED_UTILISATION, compare, describe, describe_comparison, plan
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.text.extent import ASSUMED_BYTES_PER_TOKEN
-from mlm_pretrain.training.machine import GPUS
 from tests.conftest import tiny_config
 
 GPU = "a100-80gb"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mlm_pretrain import outlook, spent, stages
-from mlm_pretrain.outlook import Outlook
+from mlm_pretrain import stages
+from mlm_pretrain.console import outlook, spent
+from mlm_pretrain.console.outlook import Outlook
+from mlm_pretrain.console.spent import OTHER, Spent
 from mlm_pretrain.run import BESIDE
-from mlm_pretrain.spent import OTHER, Spent
 from mlm_pretrain.stages.expected import expected_seconds
 from mlm_pretrain.summary import where_time_went
 from tests.conftest import tiny_config

@@ -14,9 +14,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from mlm_pretrain import cli, stages
 from mlm_pretrain.config import Config, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.device import make_accelerator
 from mlm_pretrain.run import BESIDE, RunDirectory
 from mlm_pretrain.text.mixture import survey
-from mlm_pretrain.training.device import make_accelerator
 from mlm_pretrain.training.loop import Pretraining
 from tests.conftest import tiny_config
 

@@ -18,13 +18,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mlm_pretrain.cards import citation, pictures, tables, task_tables
 from mlm_pretrain.config import FilterConfig, PublishConfig, SourceConfig, TaskConfig
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import json_line, markdown, markdown_code, visible
 from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.records.facts import CardFacts, read_facts
 from mlm_pretrain.records.tasks import TaskFacts
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
 
 PIPELINE_TAGS = {
     "ForMaskedLM": "fill-mask",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mlm_pretrain.config import OptimizerSection, Ramp
+from mlm_pretrain.config.batch_size import BatchSize
 from mlm_pretrain.records.facts import CardFacts, Scores, TokenizerFacts
-from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.training.short_rows import row_lengths
 
 Row = tuple[str, ...]

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from mlm_pretrain.config.base import dotted, fingerprint, parse_size
 from mlm_pretrain.config.root import Config
-from mlm_pretrain.config.sections import EvaluationConfig, PublishConfig, RunConfig
-from mlm_pretrain.config.tasks import EncoderOrigin, Sweep, TaskConfig
-from mlm_pretrain.config.text import (
+from mlm_pretrain.config.sections.tasks import EncoderOrigin, Sweep, TaskConfig
+from mlm_pretrain.config.sections.text import (
     FilterConfig,
     PrepareConfig,
     SourceConfig,
@@ -26,7 +25,7 @@ from mlm_pretrain.config.text import (
     TextConfig,
     TokenizerConfig,
 )
-from mlm_pretrain.config.training import (
+from mlm_pretrain.config.sections.training import (
     Budget,
     ModelConfig,
     ObjectiveConfig,
@@ -34,6 +33,7 @@ from mlm_pretrain.config.training import (
     Ramp,
     TrainingConfig,
 )
+from mlm_pretrain.config.sections.whole import EvaluationConfig, PublishConfig, RunConfig
 
 __all__ = [
     "Budget",

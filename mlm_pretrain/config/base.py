@@ -12,7 +12,7 @@ import regex
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from mlm_pretrain.escaping import given
-from mlm_pretrain.io.reading import Quoting, check_delimiter, check_encoding, check_quoting
+from mlm_pretrain.io.files.reading import Quoting, check_delimiter, check_encoding, check_quoting
 
 LARGEST = 2**63 - 1
 """What a whole number of 64 bits can be; libraries take no more."""

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from mlm_pretrain.config.base import filled
 from mlm_pretrain.config.presets import preset_names, read_preset
-from mlm_pretrain.config.sections import Sections
-from mlm_pretrain.config.training import ModelConfig
+from mlm_pretrain.config.sections.training import ModelConfig
+from mlm_pretrain.config.sections.whole import Sections
 
 C = TypeVar("C", bound=Sections)
 R = TypeVar("R", "ByTokens", "BySize")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from mlm_pretrain.config import recipes
-from mlm_pretrain.config.sections import Sections
+from mlm_pretrain.config.sections.whole import Sections
 
 
 class Config(Sections):

@@ -8,11 +8,11 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlm_pretrain.console.telemetry import say, warn
 from mlm_pretrain.demo.hosts import KnownHosts, known_names
 from mlm_pretrain.demo.html import STYLE
 from mlm_pretrain.demo.models import find
 from mlm_pretrain.errors import UserError, first_line
-from mlm_pretrain.telemetry import say, warn
 
 FONTS = ("system-ui", "sans-serif")
 MONOSPACED = ("ui-monospace", "Consolas", "monospace")

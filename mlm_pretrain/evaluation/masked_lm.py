@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import bars, spent, telemetry
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.device import make_accelerator
+from mlm_pretrain.models.attention.packed import supports_packing
 from mlm_pretrain.models.build import made_by
 from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.models.masked_head import MaskedLogits
-from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.text.mixture import source_names
-from mlm_pretrain.text.tokenizer import load_tokenizer
-from mlm_pretrain.training.device import make_accelerator
+from mlm_pretrain.text.tokenizing.tokenizer import load_tokenizer
 from mlm_pretrain.training.validate import HeldOutSet, check_loss, held_out_pass
 
 MASK = "[MASK]"

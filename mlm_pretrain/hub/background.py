@@ -15,12 +15,12 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from mlm_pretrain.config import PublishConfig
+from mlm_pretrain.console.telemetry import say, warn
 from mlm_pretrain.hub import checkpoints
 from mlm_pretrain.hub.files import refuse_secrets
 from mlm_pretrain.hub.transfer import full_name, reason, send
 from mlm_pretrain.io.paths import inside
 from mlm_pretrain.run import RunDirectory, step_of
-from mlm_pretrain.telemetry import say, warn
 
 FIRST_WAIT, LONGEST_WAIT = 4.0, 600.0
 """Seconds between two tries: doubled after each failure."""

@@ -19,6 +19,7 @@ from huggingface_hub import ModelCard
 
 from mlm_pretrain.cards.card import render_encoder_card
 from mlm_pretrain.config import PublishConfig
+from mlm_pretrain.console.telemetry import MetricsLog, warn
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.hub.files import Repository, model_files
 from mlm_pretrain.io.digests import MANIFEST, find_fault
@@ -27,7 +28,6 @@ from mlm_pretrain.io.paths import inside
 from mlm_pretrain.io.whole import write_text
 from mlm_pretrain.records.facts import read_facts
 from mlm_pretrain.run import RunDirectory, checkpoints_in, step_of
-from mlm_pretrain.telemetry import MetricsLog, warn
 
 TRAINER_STATE = "trainer_state.json"
 _CARD = "README.md"

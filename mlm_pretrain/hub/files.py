@@ -23,6 +23,7 @@ from mlm_pretrain.config.public import public_config, public_record, public_resu
 from mlm_pretrain.config.secrets import REMEDY, find_secrets
 from mlm_pretrain.config.yaml_text import write_yaml
 from mlm_pretrain.config_file import load_config
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.credentials import find_credential, names_secret, without_credentials
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import check_folder
@@ -31,7 +32,6 @@ from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.records.facts import task_folders
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -98,7 +98,7 @@ def check_models(run: RunDirectory) -> None:
     Raises:
         UserError: a file isn't what was written, or weights are cut short or not finite.
     """
-    from mlm_pretrain.training.bad_loss import first_not_finite_in  # imports torch
+    from mlm_pretrain.runtime.bad_loss import first_not_finite_in  # imports torch
 
     again = "rerun the stage that writes it"
     check_folder(run.tokenizer, again)

@@ -17,13 +17,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from mlm_pretrain.config import Config, PublishConfig
+from mlm_pretrain.console.telemetry import say, warn
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.hub.checkpoints import Outbox, checkpoint_repository, standing_checkpoints, whole, write_card
 from mlm_pretrain.hub.files import Repository, check_models, has_models, model_repositories, refuse_secrets
 from mlm_pretrain.hub.transfer import EXPECTED, full_name, reason, send, set_tag
 from mlm_pretrain.records.facts import refuse_links_out, task_folders
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import say, warn
 
 Further = Callable[[RunDirectory, PublishConfig], Repository]
 """What else to send: makes a repository of a run; `hub_model_id` of the section has its owner in it."""

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import ModelConfig
 from mlm_pretrain.config.presets import read_preset
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError, first_line, nearest
 from mlm_pretrain.models.ids import vocabulary_size
+from mlm_pretrain.models.initialisation.tiling import tile
 from mlm_pretrain.models.loading import Checkpoint, new_model
-from mlm_pretrain.models.tiling import tile
 from mlm_pretrain.run import RunDirectory
 
 CONSENT = "model.trust_remote_code=true"

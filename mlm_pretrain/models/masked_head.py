@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mlm_pretrain.models.packed_attention import document_starts, model_inputs
+from mlm_pretrain.models.attention.packed import document_starts, model_inputs
 
 
 class MaskedLogits:

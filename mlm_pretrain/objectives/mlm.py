@@ -16,7 +16,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.objectives.base import IGNORE, OBJECTIVES, Objective, Rows, rate_at
 from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.text.tokenizer import ordinary_token_ids, special_token_ids, word_start_tables
+from mlm_pretrain.text.tokenizing.tokenizer import ordinary_token_ids, special_token_ids, word_start_tables
 
 
 class MaskedLM:

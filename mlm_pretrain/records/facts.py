@@ -16,13 +16,13 @@ from pydantic import BaseModel, ValidationError
 from mlm_pretrain.config import Config, PublishConfig
 from mlm_pretrain.config.public import public_config, public_record, public_results
 from mlm_pretrain.config_file import load_config, make_config
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import given
 from mlm_pretrain.io.paths import inside
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.records.tasks import Facts, ModelFacts, Number, TaskFacts, TaskResult
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import Config
+from mlm_pretrain.config.batch_size import BatchSize
 from mlm_pretrain.config.public import public_record, public_results
 from mlm_pretrain.config_file import load_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.records.facts import CardFacts, read_facts
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.stream.batch_size import BatchSize
 
 Record = dict[str, Any]
 

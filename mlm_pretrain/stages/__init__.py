@@ -9,13 +9,14 @@ others wait for it before pretraining, and exit behind it.
 
 from __future__ import annotations
 
-from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config
 from mlm_pretrain.config_file import as_begun
+from mlm_pretrain.console import bars, spent, telemetry
+from mlm_pretrain.console.outlook import looking_ahead
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import model_inputs
-from mlm_pretrain.outlook import looking_ahead
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.processes import Processes, start
 from mlm_pretrain.stages.common import holding, is_up_to_date
 from mlm_pretrain.stages.early import check_names, check_task_names, look_at_tasks
 from mlm_pretrain.stages.expected import expected_seconds, note_seconds
@@ -23,7 +24,6 @@ from mlm_pretrain.stages.pretraining import evaluate, pretrain, pretrain_on
 from mlm_pretrain.stages.publishing import push, report, write_cards
 from mlm_pretrain.stages.tasks import finetune
 from mlm_pretrain.stages.text import prepare, train_tokenizer, train_tokenizer_alone
-from mlm_pretrain.training.processes import Processes, start
 
 __all__ = ["evaluate", "finetune", "prepare", "pretrain", "push", "report", "run_all", "train_tokenizer", "write_cards"]
 

@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain import outlook, telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import outlook, telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import DAMAGED, check_folder, is_as_written
 from mlm_pretrain.io.whole import refuse_link
 from mlm_pretrain.records.facts import refuse_links_out
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.training.ending import noted_end
+from mlm_pretrain.runtime.ending import noted_end
 
 
 @contextlib.contextmanager
@@ -98,8 +98,8 @@ def refuse_other_run(config: Config, run: RunDirectory) -> None:
     """
     if not run.checkpoints.is_dir():
         return
+    from mlm_pretrain.runtime.checkpoint import recorded_identity
     from mlm_pretrain.text.mixture import fingerprint_corpus
-    from mlm_pretrain.training.checkpoint import recorded_identity
     from mlm_pretrain.training.resume import SHARDS, VOCABULARY, identity, refuse_changes
 
     recorded = recorded_identity(run.checkpoints)

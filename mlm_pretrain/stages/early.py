@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, OptimizerSection, TaskConfig
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.models.build import made_by, model_keys
@@ -20,7 +20,7 @@ def check_names(config: Config) -> None:
     Raises:
         UserError: there is no such objective, source, initialisation, optimizer, schedule, preset or architecture.
     """
-    from mlm_pretrain.models.initialisation import INITIALISATIONS, chosen_initialisation
+    from mlm_pretrain.models.initialisation.registered import INITIALISATIONS, chosen_initialisation
     from mlm_pretrain.objectives.base import OBJECTIVES
     from mlm_pretrain.text.sources import SOURCES
 
@@ -88,8 +88,8 @@ def task_checkpoint(config: Config, run: RunDirectory, task: TaskConfig) -> Chec
 
 
 def _check_recipe(place: str, settings: OptimizerSection) -> None:
-    from mlm_pretrain.training.optim import OPTIMIZERS
-    from mlm_pretrain.training.schedule import factor_at
+    from mlm_pretrain.runtime.optim import OPTIMIZERS
+    from mlm_pretrain.runtime.schedule import factor_at
 
     try:
         OPTIMIZERS[settings.optim]

@@ -34,7 +34,7 @@ def _settings(config: Config) -> dict[str, dict[str, Any]]:
     """By stage, what its time depends on most; another seed takes as long."""
     import torch
 
-    from mlm_pretrain.training.device import machine
+    from mlm_pretrain.hardware.device import machine
 
     text, model = fingerprint(config.text, config.tokenizer), fingerprint(config.model, config.stream)
     training = config.training.model_copy(update={"report_to": []})

@@ -6,13 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, fingerprint, recipes
 from mlm_pretrain.config.base import filled
 from mlm_pretrain.config_file import as_begun
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.inputs import model_inputs, text_inputs, versions
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.interrupts import Interrupts
+from mlm_pretrain.runtime.processes import Processes, leave_to_rank_zero, start
 from mlm_pretrain.stages.common import (
     check_encoder,
     check_fill_mask,
@@ -27,8 +29,6 @@ from mlm_pretrain.stages.common import (
 from mlm_pretrain.stages.early import check_names
 from mlm_pretrain.stages.publishing import write_cards
 from mlm_pretrain.stages.text import prepare_alone, train_tokenizer_alone
-from mlm_pretrain.training.interrupts import Interrupts
-from mlm_pretrain.training.processes import Processes, leave_to_rank_zero, start
 
 
 def pretrain(config: Config, *, force: bool = False) -> Path:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain import bars
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import bars
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.processes import leave_to_rank_zero
 from mlm_pretrain.stages.common import check_output
-from mlm_pretrain.training.processes import leave_to_rank_zero
 
 
 def write_cards(config: Config) -> Path:

@@ -12,10 +12,10 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.inputs import folder_digests, model_inputs
 from mlm_pretrain.io.digests import check_folder, file_digest
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.processes import leave_to_rank_zero
 from mlm_pretrain.stages.common import check_encoder, holding, is_up_to_date, skipped, stage
 from mlm_pretrain.stages.early import check_task_names, look_at_tasks, task_checkpoint
 from mlm_pretrain.stages.publishing import write_cards
-from mlm_pretrain.training.processes import leave_to_rank_zero
 
 
 def finetune(

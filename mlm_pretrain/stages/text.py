@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config, fingerprint
+from mlm_pretrain.console import bars, spent, telemetry
 from mlm_pretrain.inputs import text_inputs
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import write_folder, write_json, write_text
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.processes import leave_to_rank_zero
 from mlm_pretrain.stages.common import check_fill_mask, has_tokenizer, holding, refuse_other_run, skipped, stage
-from mlm_pretrain.training.processes import leave_to_rank_zero
 
 
 def train_tokenizer(config: Config, *, force: bool = False) -> Path:
@@ -42,7 +42,7 @@ def train_tokenizer_alone(config: Config, force: bool) -> Path:
         check_fill_mask(config)
         # What the model was trained with stays, where there is one.
         sections = ("text", "tokenizer") if run.note("pretrain") else None
-        from mlm_pretrain.text.tokenizer_report import format_report
+        from mlm_pretrain.text.tokenizing.report import format_report
 
         with stage(run, "tokenizer", inputs, files=[run.validation]):
             run.write_config(config, sections)
@@ -54,9 +54,9 @@ def train_tokenizer_alone(config: Config, force: bool) -> Path:
 def _make_tokenizer(config: Config, run: RunDirectory) -> dict[str, Any]:
     """Write `tokenizer/` and `validation.jsonl`; the report on the tokenizer."""
     from mlm_pretrain.models.build import checkpoint_of
-    from mlm_pretrain.text import tokenizer as tokenizers
     from mlm_pretrain.text.mixture import survey
-    from mlm_pretrain.text.tokenizer_report import tokenizer_report
+    from mlm_pretrain.text.tokenizing import tokenizer as tokenizers
+    from mlm_pretrain.text.tokenizing.report import tokenizer_report
 
     settings = config.tokenizer
     existing = settings.path or config.model.path or config.model.init_from
@@ -108,12 +108,12 @@ def prepare_alone(config: Config, force: bool) -> Path:
 
 
 def _prepare(config: Config, run: RunDirectory, force: bool) -> Path:
+    from mlm_pretrain.models.attention.packed import supports_packing
     from mlm_pretrain.models.build import build_model
-    from mlm_pretrain.models.packed_attention import supports_packing
-    from mlm_pretrain.stream import prepare as shards
-    from mlm_pretrain.stream.prepared import is_whole, prepared_folder, refuse_stale
+    from mlm_pretrain.stream.shards import prepare as shards
+    from mlm_pretrain.stream.shards.reading import is_whole, prepared_folder, refuse_stale
     from mlm_pretrain.text.mixture import fingerprint_corpus
-    from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
+    from mlm_pretrain.text.tokenizing.tokenizer import load_tokenizer, vocabulary_fingerprint
 
     folder = prepared_folder(config)
     tokenizer = load_tokenizer(str(run.tokenizer))

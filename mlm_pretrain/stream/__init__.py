@@ -28,6 +28,6 @@ its weight, in tokens.
 
 **Masks** are drawn from (seed, row number) by the objective, so they change with every epoch, and with nothing else.
 
-Prepared shards (`prepare.py` and `writing.py` write them, `prepared.py` reads them) are rows on disk: they take the
-place of pieces, windows, documents and chunks, and everything after is the same.
+Prepared shards (`shards/`) are rows on disk: they take the place of pieces, windows, documents and chunks, and
+everything after is the same.
 """

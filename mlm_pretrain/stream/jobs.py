@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from mlm_pretrain import bars
+from mlm_pretrain.console import bars
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.stream import forked
 

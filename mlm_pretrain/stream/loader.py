@@ -21,10 +21,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mlm_pretrain.config import Config, TextConfig
+from mlm_pretrain.config.batch_size import BatchSize
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import Objective
 from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.stream.dealing import Lane, State
 from mlm_pretrain.stream.opening import open_lanes
 from mlm_pretrain.stream.pack import Row, Segmenter, collate, pack

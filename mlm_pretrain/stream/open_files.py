@@ -6,7 +6,7 @@ import contextlib
 import functools
 import resource
 
-from mlm_pretrain import telemetry
+from mlm_pretrain.console import telemetry
 
 PER_READER = 2
 """A file, and the shared memory that each dataset of `datasets` has."""

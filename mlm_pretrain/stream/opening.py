@@ -8,15 +8,15 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, TextConfig
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.stream.dealing import PIECES_PER_LANE, Lane, Origin
 from mlm_pretrain.stream.lanes import LaneRows, RowSource, TextRows
 from mlm_pretrain.stream.open_files import may_stay_open
 from mlm_pretrain.stream.pack import Segmenter, least_chunk_bytes
-from mlm_pretrain.stream.prepared import PreparedRows, prepared_folder, read_manifest
+from mlm_pretrain.stream.shards.reading import PreparedRows, prepared_folder, read_manifest
 from mlm_pretrain.stream.shuffle import DocumentReader
-from mlm_pretrain.text.files import find_files
+from mlm_pretrain.text.files.listing import find_files
 from mlm_pretrain.text.mixture import open_source, source_names
 
 PACKING_BUFFER = 4_000_000

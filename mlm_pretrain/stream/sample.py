@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from mlm_pretrain import bars
 from mlm_pretrain.config import Config
-from mlm_pretrain.models.initialisation import TextSample
+from mlm_pretrain.console import bars
+from mlm_pretrain.models.initialisation.registered import TextSample
 from mlm_pretrain.stream.dealing import Lane
 from mlm_pretrain.stream.lanes import LaneRows
 from mlm_pretrain.stream.opening import open_lanes
 from mlm_pretrain.stream.pack import Row
-from mlm_pretrain.text.vocabulary import ordinary_token_ids
+from mlm_pretrain.text.tokenizing.vocabulary import ordinary_token_ids
 
 
 def sample_text(

@@ -17,9 +17,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.registry import Registry
+from mlm_pretrain.runtime.loss import IGNORE_INDEX, Batch
 from mlm_pretrain.tasks.labels.unusable import BadExample
 from mlm_pretrain.tasks.scores.bag_of_words import BagOfWords
-from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 Example = dict[str, Any]
 """One labelled example as `make_example` gives it; `place` is the file and line that errors name."""

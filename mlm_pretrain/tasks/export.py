@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import write_folder
 from mlm_pretrain.models.loading import quiet
-from mlm_pretrain.training.bad_loss import Diverged, first_not_finite_in
+from mlm_pretrain.runtime.bad_loss import Diverged, first_not_finite_in
 
 
 def export(save: Callable[[Path], Any], tokenizer: PreTrainedTokenizerBase, out: Path, remedy: str = "") -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import SourceConfig, TextConfig
-from mlm_pretrain.io.formats import COMPRESSIONS
+from mlm_pretrain.io.files.formats import COMPRESSIONS
 from mlm_pretrain.io.whole import read_json
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.text.files import find_files
+from mlm_pretrain.text.files.listing import find_files
 from mlm_pretrain.text.mixture import source_names
 
 ASSUMED_BYTES_PER_TOKEN = 4.0

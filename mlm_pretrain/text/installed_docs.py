@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from packaging.requirements import Requirement
 from tqdm.auto import tqdm
 
-from mlm_pretrain.bars import progress
 from mlm_pretrain.config import fingerprint
+from mlm_pretrain.console.bars import progress
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.cache import cache_folder
 from mlm_pretrain.io.locks import wait_for

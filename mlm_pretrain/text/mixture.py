@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import datasets
 import regex
 
-from mlm_pretrain import bars, telemetry
 from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
+from mlm_pretrain.console import bars, telemetry
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io.tally import dropped_in_words
-from mlm_pretrain.text import long
-from mlm_pretrain.text.readers import decode_row
+from mlm_pretrain.io.files.tally import dropped_in_words
+from mlm_pretrain.text.files import long
+from mlm_pretrain.text.files.readers import decode_row
 from mlm_pretrain.text.sources import SOURCES, fingerprint_source, kinds_of_documents, source_label
 
 MOST_PARTS = 256

@@ -22,12 +22,12 @@ from huggingface_hub import HfApi
 
 from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError, nearest
-from mlm_pretrain.io.reading import Reading
+from mlm_pretrain.io.files.reading import Reading
 from mlm_pretrain.registry import Registry
 from mlm_pretrain.text import installed_docs
 from mlm_pretrain.text.datasets_cache import settle_datasets_cache
-from mlm_pretrain.text.files import check_files, cut_files, documents_of, find_files, fingerprint_files
-from mlm_pretrain.text.readers import as_text, read_rows
+from mlm_pretrain.text.files.listing import check_files, cut_files, documents_of, find_files, fingerprint_files
+from mlm_pretrain.text.files.readers import as_text, read_rows
 
 Source = Callable[[SourceConfig], datasets.IterableDataset]
 SOURCES: Registry[Source] = Registry("text source", key="text.sources.source")

@@ -7,12 +7,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config
-from mlm_pretrain.models.initialisation import INITIALISATIONS, RANDOM, chosen_initialisation
-from mlm_pretrain.stream.batch_size import BatchSize
+from mlm_pretrain.config.batch_size import BatchSize
+from mlm_pretrain.console import bars, spent, telemetry
+from mlm_pretrain.models.initialisation.registered import INITIALISATIONS, RANDOM, chosen_initialisation
+from mlm_pretrain.runtime.processes import Processes
 from mlm_pretrain.stream.sample import sample_text
-from mlm_pretrain.training.processes import Processes
 
 # What they rest on is in docs/measurements/cooccurrence.md.
 MOST_TOKENS = 8_000_000

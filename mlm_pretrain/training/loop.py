@@ -10,27 +10,27 @@ from typing import Any
 
 import torch
 
-from mlm_pretrain import bars, outlook, spent, telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import bars, outlook, spent, telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime import trackers
+from mlm_pretrain.runtime.bad_loss import PretrainingGuard, StepDone
+from mlm_pretrain.runtime.interrupts import Interrupted, Interrupts, reason_of
+from mlm_pretrain.runtime.loss import Batch, backward_global_batch, clip_gradients, count_labels
+from mlm_pretrain.runtime.optim import set_learning_rate
+from mlm_pretrain.runtime.processes import Processes
+from mlm_pretrain.runtime.schedule import learning_rate_at
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
 from mlm_pretrain.text.mixture import source_names
 from mlm_pretrain.training import budget as budgets
-from mlm_pretrain.training import trackers
-from mlm_pretrain.training.bad_loss import PretrainingGuard, StepDone
-from mlm_pretrain.training.compiling import never_recompiled
-from mlm_pretrain.training.interrupts import Interrupted, Interrupts, reason_of
-from mlm_pretrain.training.loss import Batch, backward_global_batch, clip_gradients, count_labels
 from mlm_pretrain.training.numerics import default_workers
-from mlm_pretrain.training.optim import set_learning_rate
-from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.records import Records
-from mlm_pretrain.training.schedule import learning_rate_at
 from mlm_pretrain.training.short_rows import cut_rows, row_lengths
 from mlm_pretrain.training.state import TrainingState
+from mlm_pretrain.training.tuning.compiling import never_recompiled
 from mlm_pretrain.training.utilisation import Utilisation
 from mlm_pretrain.training.validate import HeldOutSet, check_loss, held_out_pass
 

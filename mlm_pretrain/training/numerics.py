@@ -13,21 +13,21 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, fingerprint
+from mlm_pretrain.config.batch_size import BatchSize
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.packed_attention import describe_attention, supports_packing, use_document_attention
+from mlm_pretrain.hardware.device import Precision, describe_device, machine, make_accelerator, settle_precision
+from mlm_pretrain.models.attention.packed import describe_attention, supports_packing, use_document_attention
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.stream.batch_size import BatchSize
+from mlm_pretrain.runtime.processes import Processes
 from mlm_pretrain.training import budget as budgets
-from mlm_pretrain.training.compiling import compile_layers
-from mlm_pretrain.training.device import Precision, describe_device, machine, make_accelerator, settle_precision
-from mlm_pretrain.training.measured import TRIALS, Open, Tuning
-from mlm_pretrain.training.probe import Pass, Probe
-from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
 from mlm_pretrain.training.short_rows import row_lengths
-from mlm_pretrain.training.tuning import Tuner
+from mlm_pretrain.training.tuning.compiling import compile_layers
+from mlm_pretrain.training.tuning.measured import TRIALS, Open, Tuning
+from mlm_pretrain.training.tuning.probe import Pass, Probe
+from mlm_pretrain.training.tuning.search import Tuner
 
 
 @dataclass

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from mlm_pretrain import telemetry
+from mlm_pretrain.console import telemetry
+from mlm_pretrain.hardware.energy import Energy
+from mlm_pretrain.runtime.bad_loss import PretrainingGuard, StepDone
+from mlm_pretrain.runtime.processes import Processes
+from mlm_pretrain.runtime.trackers import numbers
 from mlm_pretrain.stream.loader import merge_counts
-from mlm_pretrain.training.bad_loss import PretrainingGuard, StepDone
-from mlm_pretrain.training.energy import Energy
-from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import Progress
-from mlm_pretrain.training.trackers import numbers
 from mlm_pretrain.training.utilisation import Utilisation
 
 Counts = dict[str, dict[str, Any]]

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config, dotted
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.stream.shuffle import ORDER
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mlm_pretrain.config import Config
+from mlm_pretrain.config.batch_size import Staged
 from mlm_pretrain.models.masked_head import label_positions
-from mlm_pretrain.stream.batch_size import Staged
 
 
 def row_lengths(config: Config) -> Staged:

@@ -9,32 +9,32 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm_pretrain import bars, spent, telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import bars, spent, telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import write_folder
+from mlm_pretrain.models.attention.packed import candidate_attentions
 from mlm_pretrain.models.build import build_model
 from mlm_pretrain.models.ids import leave_out_token_types
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.models.masked_head import MaskedLogits
-from mlm_pretrain.models.packed_attention import candidate_attentions
 from mlm_pretrain.objectives.base import OBJECTIVES, Objective
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime import checkpoint as checkpoints
+from mlm_pretrain.runtime.bad_loss import first_not_finite
+from mlm_pretrain.runtime.optim import make_optimizer
+from mlm_pretrain.runtime.processes import Processes
 from mlm_pretrain.stream.loader import GlobalBatch, merge_counts
-from mlm_pretrain.stream.prepare import prepared_settings
-from mlm_pretrain.stream.prepared import prepared_folder, refuse_stale, shards_fingerprint
+from mlm_pretrain.stream.shards.prepare import prepared_settings
+from mlm_pretrain.stream.shards.reading import prepared_folder, refuse_stale, shards_fingerprint
 from mlm_pretrain.text.mixture import fingerprint_corpus, source_names
-from mlm_pretrain.text.tokenizer import load_tokenizer, vocabulary_fingerprint
-from mlm_pretrain.text.vocabulary import ordinary_token_ids
-from mlm_pretrain.training import checkpoint as checkpoints
-from mlm_pretrain.training.bad_loss import first_not_finite
+from mlm_pretrain.text.tokenizing.tokenizer import load_tokenizer, vocabulary_fingerprint
+from mlm_pretrain.text.tokenizing.vocabulary import ordinary_token_ids
 from mlm_pretrain.training.initialise import initialise
 from mlm_pretrain.training.numerics import Numerics, seed_process, settle_numerics, settle_step
-from mlm_pretrain.training.optim import make_optimizer
-from mlm_pretrain.training.probe import Probe
-from mlm_pretrain.training.processes import Processes
 from mlm_pretrain.training.resume import VOCABULARY, Progress, identity, refuse_changes
-from mlm_pretrain.training.tuning import TRYING
+from mlm_pretrain.training.tuning.probe import Probe
+from mlm_pretrain.training.tuning.search import TRYING
 
 
 class TrainingState:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from mlm_pretrain import spent
 from mlm_pretrain.config import Config, Ramp
+from mlm_pretrain.console import spent
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.machine import DTYPES, measured_once
 from mlm_pretrain.models.flops import count_flops, meta_model
-from mlm_pretrain.training.machine import DTYPES, measured_once
 from mlm_pretrain.training.numerics import Numerics
 
 NOT_BEFORE = 30.0

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mlm_pretrain import bars
 from mlm_pretrain.config import ObjectiveConfig
+from mlm_pretrain.console import bars
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.masked_head import with_places
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
+from mlm_pretrain.runtime.bad_loss import Diverged, highest_loss
+from mlm_pretrain.runtime.loss import Batch, to_device
+from mlm_pretrain.runtime.processes import Processes
 from mlm_pretrain.stream.loader import rows_of
 from mlm_pretrain.stream.pack import Row, collate
-from mlm_pretrain.training.bad_loss import Diverged, highest_loss
-from mlm_pretrain.training.loss import Batch, to_device
-from mlm_pretrain.training.processes import Processes
 
 MASKING = ObjectiveConfig()
 MASK_SEED = 0

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
-from mlm_pretrain import telemetry
+from mlm_pretrain.console import telemetry
 
 Result = TypeVar("Result")
 ROUNDS = 5

@@ -22,7 +22,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import OBJECTIVES
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
 from mlm_pretrain.text.mixture import documents, open_source
-from mlm_pretrain.text.tokenizer import load_tokenizer, train_tokenizer
+from mlm_pretrain.text.tokenizing.tokenizer import load_tokenizer, train_tokenizer
 
 MAX_TEXT = 200_000_000
 """Bytes of the user's own text that are read at most."""

@@ -12,8 +12,8 @@ from figures.reference import reference
 from figures.session import fresh
 from figures.setting import Bench
 from figures.time_to_loss import LEAST_SECONDS, OURS, our_loss, train_peer, training_rows
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.tasks.fit.finetune import finetune as train
 

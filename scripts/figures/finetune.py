@@ -12,11 +12,11 @@ from figures.session import fresh
 from figures.setting import Bench
 from figures.task_peer import trainer_on_task
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.hardware.device import choose_precision, make_accelerator
 from mlm_pretrain.models.encoder import load_config, load_tokenizer, window_length
 from mlm_pretrain.tasks.data.splits import LabelledData, complete, read_splits
 from mlm_pretrain.tasks.fit.finetune import finetune as train
 from mlm_pretrain.tasks.kinds.registered import TASKS
-from mlm_pretrain.training.device import choose_precision, make_accelerator
 
 HELD_OUT = 0.03
 """The share of the documentation that is held out in pretraining; sets of the documentation are tested on it."""

@@ -9,8 +9,8 @@ from typing import Any
 from figures.reference import our_training, reference
 from figures.session import fresh
 from figures.setting import Bench
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
 

@@ -10,17 +10,17 @@ from figures.reference import our_speed, precision_here, reference
 from figures.session import Session, fresh
 from figures.setting import Bench, device_here
 from mlm_pretrain.config import Config
+from mlm_pretrain.hardware.device import fastest_matmul
+from mlm_pretrain.hardware.machine import DTYPES
 from mlm_pretrain.models.build import make_model_config
 from mlm_pretrain.models.flops import count_flops, meta_model
-from mlm_pretrain.training.device import fastest_matmul
-from mlm_pretrain.training.machine import DTYPES
 
 
 def mfu(bench: Bench) -> dict[str, float]:
     """Model FLOPs utilisation of our loop: its FLOP/s by that of the fastest matrix product (PaLM, arXiv 2204.02311).
 
     mfu = real tokens a second × FLOPs per token ÷ FLOP/s of the fastest of a fixed list of matrix products (squares and
-    the shapes of encoders: `PRODUCTS` of `mlm_pretrain/training/device.py`), in the precision that the run has taken.
+    the shapes of encoders: `PRODUCTS` of `mlm_pretrain/hardware/device.py`), in the precision that the run has taken.
     Reference setting as in `throughput`, our defaults with AdamW. FLOPs per token are those of
     `mlm_pretrain/models/flops.py`: the matrix products of forward and backward, attention over whole rows, the head at
     masked positions only; nothing for what is computed twice, for padding, or for the optimizer.

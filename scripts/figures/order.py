@@ -21,8 +21,8 @@ if __name__ == "__main__":
 from figures.common import bench_config, load, make_tokenizer, open_batches, read_texts, repeated, write_jsonl
 from figures.session import fresh
 from figures.setting import Bench
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.stream.loader import GlobalBatch
 

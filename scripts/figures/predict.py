@@ -19,8 +19,8 @@ from figures.labelled import encoder, sets_in_time
 from figures.loops import median_ratio
 from figures.session import fresh
 from figures.setting import Bench
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.models.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.tasks.fit.finetune import finetune as train
 from mlm_pretrain.tasks.inference.logits import logits_of

@@ -14,7 +14,7 @@ from figures.labelled import encoder, mean_and_std, sets_of, with_seed
 from figures.session import fresh
 from figures.setting import Bench
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.config.tasks import FROZEN
+from mlm_pretrain.config.sections.tasks import FROZEN
 from mlm_pretrain.tasks.fit.finetune import finetune as train
 
 Outcome = tuple[float, float]

@@ -18,9 +18,9 @@ from figures.loops import median_ratio, medians, time_loops, tokens_per_second
 from figures.reference import our_speed, reference
 from figures.session import LaunchedSession, serve
 from figures.setting import Bench
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
-from mlm_pretrain.training.processes import start
+from mlm_pretrain.console import telemetry
+from mlm_pretrain.runtime.processes import start
 
 SETTINGS: dict[str, tuple[int, list[str]]] = {
     "one_process": (2, []),

@@ -20,12 +20,12 @@ from figures.setting import Bench
 from mlm_pretrain import stages
 from mlm_pretrain.config import Budget, Config
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.device import choose_precision, make_accelerator
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.processes import Processes
 from mlm_pretrain.stream.loader import GlobalBatch
 from mlm_pretrain.text.mixture import fingerprint_corpus
-from mlm_pretrain.training.device import choose_precision, make_accelerator
 from mlm_pretrain.training.loop import Pretraining
-from mlm_pretrain.training.processes import Processes
 
 
 def _sizes(on_gpu: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:

@@ -24,8 +24,8 @@ from figures.common import (
 )
 from figures.session import fresh
 from figures.setting import Bench
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import telemetry
 
 DOCUMENTS = 1_300_000
 CHARACTERS = 230

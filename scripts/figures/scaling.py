@@ -10,8 +10,8 @@ import torch
 from figures.reference import MODEL, our_speed, reference
 from figures.session import Session
 from figures.setting import Bench
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import telemetry
 
 LENGTHS = (128, 512, 2048)
 WIDTHS = (192, 768)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from mlm_pretrain import telemetry
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError
 
 PRELOADED = [

@@ -23,7 +23,7 @@ import torch
 
 import mlm_pretrain
 from figures.budget import Budget
-from mlm_pretrain.training.device import describe_device
+from mlm_pretrain.hardware.device import describe_device
 
 UNUSED_DAYS = 14
 """After so many days without use, something kept is deleted."""

@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.runtime.loss import IGNORE_INDEX
 from mlm_pretrain.tasks.adapter import Example
 from mlm_pretrain.tasks.data.splits import LabelledData
-from mlm_pretrain.training.loss import IGNORE_INDEX
 
 
 class _Watch(TrainerCallback):

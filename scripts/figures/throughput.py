@@ -16,8 +16,8 @@ from figures.session import Rounds, Session
 from figures.setting import Bench
 from figures.trainer import Peer, TimedTrainer, default_peer, filled_rows, trainer_speed, tuned_peer
 from mlm_pretrain.config import Config
+from mlm_pretrain.models.attention.packed import supports_packing
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
-from mlm_pretrain.models.packed_attention import supports_packing
 from mlm_pretrain.objectives.base import OBJECTIVES
 from mlm_pretrain.stream.loader import global_batches
 

@@ -17,8 +17,8 @@ from figures.reference import our_training, precision_here, reference
 from figures.session import Session, fresh
 from figures.setting import Bench, device_here
 from figures.trainer import Peer, filled_rows, make_trainer, trainer_speed, tuned_peer
-from mlm_pretrain import telemetry
 from mlm_pretrain.config import Config
+from mlm_pretrain.console import telemetry
 from mlm_pretrain.models.masked_head import MaskedLogits
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.text.mixture import is_held_out, source_names

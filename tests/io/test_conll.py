@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io.conll import COMMENT, NO_WORD, read_conll
+from mlm_pretrain.io.files.conll import COMMENT, NO_WORD, read_conll
 
 FILE = Path("f.conll")
 Words = list[tuple[list[str], list[str], str]]

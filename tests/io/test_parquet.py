@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mlm_pretrain.config import SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io.records import Records
+from mlm_pretrain.io.files.records import Records
 from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.text.mixture import documents
 from mlm_pretrain.text.sources import SOURCES

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from mlm_pretrain.config import SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io import lines
-from mlm_pretrain.io.reading import Reading
-from mlm_pretrain.io.records import Records
+from mlm_pretrain.io.files import lines
+from mlm_pretrain.io.files.reading import Reading
+from mlm_pretrain.io.files.records import Records
 from mlm_pretrain.tasks.data.readers import read_rows
 from mlm_pretrain.tasks.labels.unusable import BadExample
 from mlm_pretrain.text.mixture import documents

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlm_pretrain.io.records import Record, Records
+from mlm_pretrain.io.files.records import Record, Records
 
 
 def read(path: Path, content: bytes | str, **keys: Any) -> list[Record]:

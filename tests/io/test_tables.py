@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from mlm_pretrain.config import SourceConfig, TaskConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io import tables
-from mlm_pretrain.io.reading import Reading
-from mlm_pretrain.io.records import Records
+from mlm_pretrain.io.files import tables
+from mlm_pretrain.io.files.reading import Reading
+from mlm_pretrain.io.files.records import Records
 from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.text.mixture import documents
 from mlm_pretrain.text.sources import SOURCES

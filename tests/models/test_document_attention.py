@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from mlm_pretrain.config import ObjectiveConfig
-from mlm_pretrain.models import document_attention, packed_attention, product_attention
-from mlm_pretrain.models.document_attention import NAME, Documents, Groups
+from mlm_pretrain.models.attention import documents as document_attention
+from mlm_pretrain.models.attention import packed as packed_attention
+from mlm_pretrain.models.attention import product as product_attention
+from mlm_pretrain.models.attention.documents import NAME, Documents, Groups
+from mlm_pretrain.models.attention.packed import document_starts, use_document_attention
 from mlm_pretrain.models.masked_head import MaskedLogits, with_places
-from mlm_pretrain.models.packed_attention import document_starts, use_document_attention
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
 from tests.models.test_models import PACKED, rows_of, tiny

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from mlm_pretrain.config import ModelConfig, OptimizerSection
 from mlm_pretrain.config.presets import preset_names
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models import product_attention
+from mlm_pretrain.models.attention import product as product_attention
 from mlm_pretrain.models.build import build_model, make_model_config
 from mlm_pretrain.models.flops import (
     count_flops,
@@ -22,7 +22,7 @@ from mlm_pretrain.models.flops import (
     saved_bytes,
     weightless,
 )
-from mlm_pretrain.training.optim import make_optimizer
+from mlm_pretrain.runtime.optim import make_optimizer
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -12,11 +12,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mlm_pretrain.config import ModelConfig
 from mlm_pretrain.config_file import make_config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models import cooccurrence as statistics
 from mlm_pretrain.models.build import build_model
-from mlm_pretrain.models.initialisation import EMBEDDING_STD, INITIALISATIONS, TextSample, chosen_initialisation
+from mlm_pretrain.models.initialisation import cooccurrence as statistics
+from mlm_pretrain.models.initialisation.registered import (
+    EMBEDDING_STD,
+    INITIALISATIONS,
+    TextSample,
+    chosen_initialisation,
+)
 from mlm_pretrain.stream.pack import Segmenter
-from mlm_pretrain.text.vocabulary import ordinary_token_ids, special_token_ids
+from mlm_pretrain.text.tokenizing.vocabulary import ordinary_token_ids, special_token_ids
 from tests.models.test_models import ARCHITECTURES
 
 

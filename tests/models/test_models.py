@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mlm_pretrain.config import ModelConfig, ObjectiveConfig
 from mlm_pretrain.config.presets import preset_names
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.models.attention.packed import model_inputs, supports_packing
 from mlm_pretrain.models.build import build_model, make_model_config
 from mlm_pretrain.models.masked_head import MaskedLogits
-from mlm_pretrain.models.packed_attention import model_inputs, supports_packing
 from mlm_pretrain.objectives.base import Rows
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
@@ -179,7 +179,7 @@ def test_continuing_a_checkpoint(tokenizer: PreTrainedTokenizerFast, tmp_path: P
     for (name, old), new in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
         torch.testing.assert_close(old, new, rtol=0, atol=0, msg=name)
 
-    from mlm_pretrain.text.tokenizer import load_tokenizer
+    from mlm_pretrain.text.tokenizing.tokenizer import load_tokenizer
 
     grown = load_tokenizer(str(tmp_path), add_tokens=["neologism", "portmanteau"])
     assert build_model(ModelConfig(path=str(tmp_path)), grown, 40).config.vocab_size == len(tokenizer) + 2
@@ -192,7 +192,7 @@ def test_another_vocabulary_than_the_checkpoints_is_refused(
     tokenizer: PreTrainedTokenizerFast, documents: list[str], tmp_path: Path
 ) -> None:
     from mlm_pretrain.config import TokenizerConfig
-    from mlm_pretrain.text.tokenizer import train_tokenizer
+    from mlm_pretrain.text.tokenizing.tokenizer import train_tokenizer
 
     tiny("bert", tokenizer).save_pretrained(tmp_path)
     other = train_tokenizer(TokenizerConfig(vocab_size=650), documents)

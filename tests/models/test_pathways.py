@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import ModelConfig
 from mlm_pretrain.models.build import build_model
-from mlm_pretrain.models.pathways import HEAD, PASSED, pass_embeddings_on
+from mlm_pretrain.models.initialisation.pathways import HEAD, PASSED, pass_embeddings_on
 from tests.models.test_initialisation import assert_differs_by_an_identity
 from tests.models.test_models import ARCHITECTURES, tiny
 

@@ -14,9 +14,9 @@ from mlm_pretrain.config import ModelConfig, TokenizerConfig
 from mlm_pretrain.config_file import make_config
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import build_model
-from mlm_pretrain.models.tiling import tile
+from mlm_pretrain.models.initialisation.tiling import tile
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.text.tokenizer import load_tokenizer, train_tokenizer
+from mlm_pretrain.text.tokenizing.tokenizer import load_tokenizer, train_tokenizer
 from mlm_pretrain.training.loop import pretrain
 from tests.conftest import tiny_config
 

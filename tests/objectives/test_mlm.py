@@ -18,7 +18,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.objectives.base import IGNORE, OBJECTIVES, Objective, Rows
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
-from mlm_pretrain.text.tokenizer import train_tokenizer, word_start_tables
+from mlm_pretrain.text.tokenizing.tokenizer import train_tokenizer, word_start_tables
 
 LENGTH = 64
 MASK = 4

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mlm_pretrain.training import device
+from mlm_pretrain.hardware import device
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 

@@ -19,7 +19,7 @@ from mlm_pretrain.config import Config, TokenizerConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.stream.dealing import PIECES_PER_LANE, Lane, Origin, deal
 from mlm_pretrain.stream.loader import GlobalBatch, merge_counts
-from mlm_pretrain.text.tokenizer import train_tokenizer
+from mlm_pretrain.text.tokenizing.tokenizer import train_tokenizer
 from tests.conftest import tiny_config
 from tests.stream.test_order import batches, run
 

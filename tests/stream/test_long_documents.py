@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.stream.pack import Segmenter
-from mlm_pretrain.stream.prepare import prepare, prepared_settings
-from mlm_pretrain.stream.prepared import read_group
-from mlm_pretrain.text import long, plain
+from mlm_pretrain.stream.shards.prepare import prepare, prepared_settings
+from mlm_pretrain.stream.shards.reading import read_group
+from mlm_pretrain.text.files import long, plain
 from mlm_pretrain.text.mixture import is_held_out
 from tests.conftest import tiny_config
 from tests.stream.test_order import digest, run

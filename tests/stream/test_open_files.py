@@ -21,7 +21,7 @@ from mlm_pretrain.config_file import load_config
 from mlm_pretrain.stream import open_files
 from mlm_pretrain.stream.opening import open_lanes
 from mlm_pretrain.stream.dealing import Lane
-from mlm_pretrain.text.tokenizer import load_tokenizer
+from mlm_pretrain.text.tokenizing.tokenizer import load_tokenizer
 open_files.OTHERS = 100
 config = load_config(sys.argv[1] + "/config.yaml")
 lanes = open_lanes(config, load_tokenizer(sys.argv[1]), True, [Lane(number, 40) for number in range(40)])

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import Config
+from mlm_pretrain.config.batch_size import BatchSize
 from mlm_pretrain.objectives.base import OBJECTIVES
-from mlm_pretrain.stream.batch_size import BatchSize
 from mlm_pretrain.stream.loader import GlobalBatch, global_batches
 from tests.conftest import tiny_config
 

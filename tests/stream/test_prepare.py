@@ -21,12 +21,12 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.stream import writing
 from mlm_pretrain.stream.pack import Block
-from mlm_pretrain.stream.prepare import prepare, prepared_settings
-from mlm_pretrain.stream.prepared import read_group, read_manifest, refuse_stale
+from mlm_pretrain.stream.shards import writing
+from mlm_pretrain.stream.shards.prepare import prepare, prepared_settings
+from mlm_pretrain.stream.shards.reading import read_group, read_manifest, refuse_stale
 from mlm_pretrain.text.mixture import is_held_out
-from mlm_pretrain.text.tokenizer import SPECIAL_TOKENS
+from mlm_pretrain.text.tokenizing.tokenizer import SPECIAL_TOKENS
 from tests.conftest import tiny_config
 from tests.stream.test_order import digest, run
 

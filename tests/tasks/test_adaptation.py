@@ -20,15 +20,15 @@ from transformers import (
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.device import make_accelerator
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.tasks.fit import frozen
-from mlm_pretrain.tasks.fit.adaptation import Adaptation
 from mlm_pretrain.tasks.fit.finetune import finetune
 from mlm_pretrain.tasks.fit.loop import Fit, trainable
-from mlm_pretrain.tasks.fit.tuning import adapt
+from mlm_pretrain.tasks.fit.tuning import frozen
+from mlm_pretrain.tasks.fit.tuning.adaptation import Adaptation
+from mlm_pretrain.tasks.fit.tuning.choose import adapt
 from mlm_pretrain.tasks.inference.logits import logits_of
 from mlm_pretrain.tasks.kinds.registered import TASKS
-from mlm_pretrain.training.device import make_accelerator
 from tests.tasks.conftest import SENTENCES, make_tokenizer, separable_texts, tiny_masked_lm
 
 ARCHITECTURES = ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "modernbert-mean", "albert"]

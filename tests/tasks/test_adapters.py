@@ -16,14 +16,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.device import make_accelerator
 from mlm_pretrain.models.encoder import check_vocabulary, load_config, load_model, load_tokenizer, window_length
+from mlm_pretrain.runtime.loss import Batch, backward_global_batch
 from mlm_pretrain.tasks.adapter import TaskAdapter
 from mlm_pretrain.tasks.inference.logits import logits_of
 from mlm_pretrain.tasks.kinds.classification import Classification
 from mlm_pretrain.tasks.kinds.ner import TokenClassification
 from mlm_pretrain.tasks.kinds.registered import TASKS
-from mlm_pretrain.training.device import make_accelerator
-from mlm_pretrain.training.loss import Batch, backward_global_batch
 from tests.tasks.conftest import separable_sentences, separable_texts
 
 TOY = TaskConfig(task="classification", name="toy")

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.encoder import load_config, load_model
+from mlm_pretrain.runtime.loss import count_labels
 from mlm_pretrain.tasks.adapter import TaskAdapter
 from mlm_pretrain.tasks.fit.finetune import finetune
 from mlm_pretrain.tasks.inference.logits import logits_of
@@ -22,7 +23,6 @@ from mlm_pretrain.tasks.kinds.classification import Classification
 from mlm_pretrain.tasks.kinds.multi_label import MultiLabelClassification
 from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.tasks.kinds.regression import Regression
-from mlm_pretrain.training.loss import count_labels
 from tests.tasks.conftest import make_tokenizer, separable_texts, tiny_masked_lm
 
 PAIRS = [("the river", "Berlin"), ("don't stop", "the naïve café at the corner " * 5), ("people " * 40, "by train")]

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from mlm_pretrain.cli import main
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.runtime.bad_loss import Diverged, first_not_finite_in
 from mlm_pretrain.tasks.fit.finetune import finetune
-from mlm_pretrain.training.bad_loss import Diverged, first_not_finite_in
 from tests.tasks.conftest import conll, separable_sentences, separable_texts
 
 ABSURD = 1e38

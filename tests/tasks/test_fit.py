@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig
+from mlm_pretrain.hardware.device import make_accelerator
+from mlm_pretrain.runtime.interrupts import Interrupted
 from mlm_pretrain.tasks.fit.loop import Fit, batches_from
-from mlm_pretrain.tasks.fit.tuning import adapt
+from mlm_pretrain.tasks.fit.tuning.choose import adapt
 from mlm_pretrain.tasks.inference.logits import logits_of
 from mlm_pretrain.tasks.kinds.registered import TASKS
-from mlm_pretrain.training.device import make_accelerator
-from mlm_pretrain.training.interrupts import Interrupted
 from tests.tasks.conftest import separable_texts
 
 Score = Callable[["Toy"], float]

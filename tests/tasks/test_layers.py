@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.runtime.optim import make_optimizer, set_learning_rate
 from mlm_pretrain.tasks.fit.layers import decay_rates
-from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
 
 DECAY = 0.5
 LAYERS = {

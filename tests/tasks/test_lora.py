@@ -16,7 +16,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.encoder import load_config, load_model
 from mlm_pretrain.tasks.fit.finetune import finetune
 from mlm_pretrain.tasks.fit.loop import trainable
-from mlm_pretrain.tasks.fit.tuning import adapt
+from mlm_pretrain.tasks.fit.tuning.choose import adapt
 from mlm_pretrain.tasks.inference.logits import logits_of
 from mlm_pretrain.tasks.kinds.registered import TASKS
 from tests.tasks.conftest import SENTENCES

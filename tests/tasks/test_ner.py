@@ -14,12 +14,12 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.encoder import load_tokenizer
+from mlm_pretrain.runtime.loss import IGNORE_INDEX
 from mlm_pretrain.tasks.fit.finetune import finetune
 from mlm_pretrain.tasks.inference.logits import logits_of
 from mlm_pretrain.tasks.kinds.ner import TokenClassification
 from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.tasks.labels.schemes import convert
-from mlm_pretrain.training.loss import IGNORE_INDEX
 from tests.tasks.conftest import conll, separable_sentences
 
 TOY = TaskConfig(task="ner", name="toy")

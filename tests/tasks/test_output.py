@@ -18,7 +18,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io.records import Records
+from mlm_pretrain.io.files.records import Records
 from mlm_pretrain.tasks.serve import predict as module
 from mlm_pretrain.tasks.serve.predict import predict
 from tests.tasks.conftest import make_tokenizer, separable_texts, tiny_masked_lm

@@ -16,13 +16,13 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTraine
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.device import make_accelerator
 from mlm_pretrain.models.encoder import load_config, load_model
+from mlm_pretrain.runtime.loss import Batch, backward_global_batch
 from mlm_pretrain.tasks.fit.finetune import finetune
 from mlm_pretrain.tasks.inference.logits import logits_of
 from mlm_pretrain.tasks.kinds.question_answering import QuestionAnswering
 from mlm_pretrain.tasks.labels.squad import exact_match, f1, squad_scores
-from mlm_pretrain.training.device import make_accelerator
-from mlm_pretrain.training.loss import Batch, backward_global_batch
 from tests.tasks.conftest import make_tokenizer
 
 TOY = TaskConfig(task="question_answering", name="toy")

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.models import document_attention
+from mlm_pretrain.models.attention import documents as document_attention
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.fit.finetune import finetune
 from mlm_pretrain.tasks.fit.unpadding import Unpadding

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.runtime.loss import IGNORE_INDEX
 from mlm_pretrain.tasks.kinds.ner import TokenClassification
-from mlm_pretrain.training.loss import IGNORE_INDEX
 
 ALL_TOKENS = TaskConfig(task="ner", name="toy", label_all_tokens=True)
 LABELS = ["O", "B-x", "I-x"]

@@ -15,9 +15,9 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.build import build_model, make_model_config
 from mlm_pretrain.models.encoder import check_vocabulary, load_config
 from mlm_pretrain.models.ids import vocabulary_size
+from mlm_pretrain.runtime.ending import one_line
 from mlm_pretrain.stream.pack import Segmenter
-from mlm_pretrain.text.tokenizer import load_tokenizer, train_tokenizer
-from mlm_pretrain.training.ending import one_line
+from mlm_pretrain.text.tokenizing.tokenizer import load_tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.cache import cache_folder
-from mlm_pretrain.text import digests as module
+from mlm_pretrain.text.files import digests as module
 from mlm_pretrain.text.sources import fingerprint_source
 
 

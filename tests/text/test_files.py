@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.text.readers import decode_row
+from mlm_pretrain.text.files.readers import decode_row
 from mlm_pretrain.text.sources import SOURCES
 
 TEXTS = [f"document {number}: größer, 更大, “longer” and, with commas" for number in range(25)]

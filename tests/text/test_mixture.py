@@ -11,7 +11,8 @@ import pytest
 
 from mlm_pretrain.config import FilterConfig, SourceConfig, TextConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.text import mixture, pieces
+from mlm_pretrain.text import mixture
+from mlm_pretrain.text.files import pieces
 from mlm_pretrain.text.mixture import Document, documents, open_source, survey
 
 

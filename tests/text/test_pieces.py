@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from mlm_pretrain.config import SourceConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io import lines
-from mlm_pretrain.io.reading import Reading
-from mlm_pretrain.text import pieces
-from mlm_pretrain.text.files import cut_files
+from mlm_pretrain.io.files import lines
+from mlm_pretrain.io.files.reading import Reading
+from mlm_pretrain.text.files import pieces
+from mlm_pretrain.text.files.listing import cut_files
+from mlm_pretrain.text.files.pieces import Piece
+from mlm_pretrain.text.files.readers import read_rows
 from mlm_pretrain.text.mixture import open_source
-from mlm_pretrain.text.pieces import Piece
-from mlm_pretrain.text.readers import read_rows
 
 FRAGMENTS = [
     *(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain.config import SourceConfig, TextConfig
-from mlm_pretrain.text import long, plain
+from mlm_pretrain.text.files import long, plain
 from mlm_pretrain.text.mixture import fingerprint_corpus, open_source, survey
 
 WORDS = ["harvest", "e\u0301te\u0301", "更大", "🙂\u200d🙂", "x", "7,5", "end.", "Why?"]

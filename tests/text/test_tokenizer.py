@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, BertConfig, ModernBertConfig, PreTrained
 
 from mlm_pretrain.config import TokenizerConfig
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.text.tokenizer import (
+from mlm_pretrain.text.tokenizing.report import format_report, tokenizer_report
+from mlm_pretrain.text.tokenizing.tokenizer import (
     load_tokenizer,
     ordinary_token_ids,
     special_token_ids,
@@ -24,7 +25,6 @@ from mlm_pretrain.text.tokenizer import (
     vocabulary_fingerprint,
     word_start_tables,
 )
-from mlm_pretrain.text.tokenizer_report import format_report, tokenizer_report
 
 ALGORITHMS = ["bpe", "wordpiece", "unigram"]
 VOCABULARY = 700

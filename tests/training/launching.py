@@ -17,8 +17,8 @@ import psutil
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
 from tests.conftest import tiny_config
 
 ENDLESS = 1_000_000

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
-from mlm_pretrain.training.checkpoint import read_state
+from mlm_pretrain.runtime.checkpoint import read_state
 from mlm_pretrain.training.loop import Pretraining
 from tests.training.launching import ready
 

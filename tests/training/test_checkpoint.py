@@ -16,12 +16,12 @@ import pytest
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import find_fault
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.checkpoint import newest_checkpoint
 from mlm_pretrain.stream.shuffle import ORDER
-from mlm_pretrain.telemetry import MetricsLog
-from mlm_pretrain.training.checkpoint import newest_checkpoint
 from mlm_pretrain.training.loop import Pretraining, pretrain
 from mlm_pretrain.training.resume import STREAM_ORDER, refuse_changes
 from tests.conftest import tiny_config

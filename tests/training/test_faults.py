@@ -19,10 +19,10 @@ import pytest
 from mlm_pretrain import stages
 from mlm_pretrain.cli import main
 from mlm_pretrain.config import Config
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
-from mlm_pretrain.training.checkpoint import newest_checkpoint
+from mlm_pretrain.runtime.checkpoint import newest_checkpoint
 from mlm_pretrain.training.loop import pretrain
 from tests.conftest import tiny_config
 from tests.training.launching import ending, launched, wait_for_end, wait_for_steps, wait_until

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.initialisation import INITIALISATIONS, TextSample
+from mlm_pretrain.models.initialisation.registered import INITIALISATIONS, TextSample
 from mlm_pretrain.run import RunDirectory
+from mlm_pretrain.runtime.checkpoint import newest_checkpoint, read_state
 from mlm_pretrain.stream.pack import Segmenter
 from mlm_pretrain.stream.sample import sample_text
 from mlm_pretrain.text.mixture import is_held_out
-from mlm_pretrain.training.checkpoint import newest_checkpoint, read_state
 from mlm_pretrain.training.initialise import MOST_TOKENS, sample_tokens
 from mlm_pretrain.training.loop import pretrain
 from tests.conftest import tiny_config

@@ -14,7 +14,7 @@ import pytest
 
 from mlm_pretrain import stages
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.training.interrupts import EXIT_CODES, Interrupted, Interrupts, reason_of
+from mlm_pretrain.runtime.interrupts import EXIT_CODES, Interrupted, Interrupts, reason_of
 from mlm_pretrain.training.loop import pretrain
 from tests.training.launching import (
     ENDLESS,

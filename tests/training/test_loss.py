@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config, OptimizerSection
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.training.checkpoint import read_state, restore_optimizer, save_checkpoint
+from mlm_pretrain.runtime.checkpoint import read_state, restore_optimizer, save_checkpoint
+from mlm_pretrain.runtime.loss import backward_global_batch
+from mlm_pretrain.runtime.optim import OPTIMIZERS, make_optimizer, set_learning_rate
+from mlm_pretrain.runtime.schedule import SCHEDULES, learning_rate_at
 from mlm_pretrain.training.loop import Pretraining
-from mlm_pretrain.training.loss import backward_global_batch
-from mlm_pretrain.training.optim import OPTIMIZERS, make_optimizer, set_learning_rate
-from mlm_pretrain.training.schedule import SCHEDULES, learning_rate_at
 from tests.conftest import tiny_config
 
 BERT = {
@@ -42,7 +42,7 @@ def losses(config: Config) -> list[float]:
 
 
 def _records(run: RunDirectory) -> list[dict[str, Any]]:
-    from mlm_pretrain.telemetry import MetricsLog
+    from mlm_pretrain.console.telemetry import MetricsLog
 
     return [record for record in MetricsLog(run.metrics).read() if "loss" in record]
 

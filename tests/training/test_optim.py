@@ -15,9 +15,9 @@ from mlm_pretrain import stages
 from mlm_pretrain.config import OptimizerSection
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.training.checkpoint import read_state, restore_optimizer, save_checkpoint
+from mlm_pretrain.runtime.checkpoint import read_state, restore_optimizer, save_checkpoint
+from mlm_pretrain.runtime.optim import SplitMuon, StableAdamW, make_optimizer, set_learning_rate
 from mlm_pretrain.training.loop import pretrain
-from mlm_pretrain.training.optim import SplitMuon, StableAdamW, make_optimizer, set_learning_rate
 from tests.conftest import tiny_config
 
 SHAPES = ((6, 4), (5,), (3, 2), (1,))

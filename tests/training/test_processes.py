@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from mlm_pretrain.config_file import make_config
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
-from mlm_pretrain.training.checkpoint import newest_checkpoint, read_state
+from mlm_pretrain.runtime.checkpoint import newest_checkpoint, read_state
+from mlm_pretrain.runtime.processes import Processes, start
 from mlm_pretrain.training.loop import pretrain
-from mlm_pretrain.training.processes import Processes, start
 from tests.training.launching import (
     ENDLESS,
     ending,

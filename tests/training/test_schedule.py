@@ -8,11 +8,11 @@ import pytest
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import OptimizerSection
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
+from mlm_pretrain.runtime.schedule import learning_rate_at
 from mlm_pretrain.training.loop import Pretraining
-from mlm_pretrain.training.schedule import learning_rate_at
 from tests.conftest import tiny_config
 
 

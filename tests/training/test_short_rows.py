@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config, ModelConfig, ObjectiveConfig
+from mlm_pretrain.console.telemetry import MetricsLog
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.models.build import build_model
@@ -23,7 +24,6 @@ from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stream.loader import GlobalBatch, rows_of
 from mlm_pretrain.stream.pack import collate
-from mlm_pretrain.telemetry import MetricsLog
 from mlm_pretrain.training.loop import Pretraining
 from mlm_pretrain.training.short_rows import cut_rows
 from tests.conftest import tiny_config

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.training.trackers import hyperparameters
+from mlm_pretrain.runtime.trackers import hyperparameters
 from tests.conftest import tiny_config
 
 READ_TRACKIO = """

@@ -16,16 +16,16 @@ from transformers import PreTrainedModel
 
 from mlm_pretrain import stages
 from mlm_pretrain.config import Config, RunConfig
+from mlm_pretrain.console.telemetry import MetricsLog
+from mlm_pretrain.hardware.machine import measured_once
 from mlm_pretrain.io.digests import file_digest
 from mlm_pretrain.io.remembered import remember
 from mlm_pretrain.run import RunDirectory
-from mlm_pretrain.telemetry import MetricsLog
-from mlm_pretrain.training.compiling import repeated_layers, try_layer
 from mlm_pretrain.training.loop import Pretraining
-from mlm_pretrain.training.machine import measured_once
-from mlm_pretrain.training.measured import KIND, Open, Tuning
-from mlm_pretrain.training.probe import Probe
-from mlm_pretrain.training.tuning import Tuner, candidate_rows
+from mlm_pretrain.training.tuning.compiling import repeated_layers, try_layer
+from mlm_pretrain.training.tuning.measured import KIND, Open, Tuning
+from mlm_pretrain.training.tuning.probe import Probe
+from mlm_pretrain.training.tuning.search import Tuner, candidate_rows
 from mlm_pretrain.training.utilisation import NOT_BEFORE
 from tests.conftest import tiny_config
 
@@ -230,7 +230,7 @@ def test_what_compiling_took_before_has_to_be_paid_back_five_times(
         done.append(passes)
         return 5.0
 
-    monkeypatch.setattr("mlm_pretrain.training.tuning.compile_layers", compile_layers)
+    monkeypatch.setattr("mlm_pretrain.training.tuning.search.compile_layers", compile_layers)
     chosen = tuned(Timed(a_row), left, of)
     assert chosen.compiled is expected and bool(done) is expected
 

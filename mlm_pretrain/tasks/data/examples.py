@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.telemetry import warn
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
 from mlm_pretrain.tasks.labels.unusable import BadExample, Unusable
-from mlm_pretrain.telemetry import warn
 
 Row = tuple[dict[str, Any] | BadExample, str]
 """The columns, or why they can't be read, and the place."""

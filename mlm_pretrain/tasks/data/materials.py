@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.telemetry import say
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.tasks.adapter import TaskAdapter
 from mlm_pretrain.tasks.data.splits import LabelledData, Splits, complete, read_splits
 from mlm_pretrain.tasks.kinds.registered import TASKS
 from mlm_pretrain.tasks.labels.names import warn_of_twins, warn_of_unseen
-from mlm_pretrain.telemetry import say
 
 MOST = 200_000
 """Rows of each split that are looked at before pretraining."""

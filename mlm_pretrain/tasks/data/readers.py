@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.telemetry import say
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io import formats
-from mlm_pretrain.io.reading import Reading
-from mlm_pretrain.io.records import Records, Words
-from mlm_pretrain.io.tables import AMBIGUOUS
-from mlm_pretrain.io.tally import REASONS
+from mlm_pretrain.io.files import formats
+from mlm_pretrain.io.files.reading import Reading
+from mlm_pretrain.io.files.records import Records, Words
+from mlm_pretrain.io.files.tables import AMBIGUOUS
+from mlm_pretrain.io.files.tally import REASONS
 from mlm_pretrain.tasks.data.examples import Row
 from mlm_pretrain.tasks.labels.names import named
 from mlm_pretrain.tasks.labels.unusable import BadExample
-from mlm_pretrain.telemetry import say
 
 
 def read_rows(

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mlm_pretrain.console.telemetry import say
 from mlm_pretrain.tasks.adapter import Example, TaskAdapter
 from mlm_pretrain.tasks.data.splits import LabelledData, first_examples
 from mlm_pretrain.tasks.scores.bag_of_words import BagOfWords, NoBagOfWords
-from mlm_pretrain.telemetry import say
 
 Figures = dict[str, Any]
 MOST_VALIDATION = 10_000

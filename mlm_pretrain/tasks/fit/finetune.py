@@ -11,17 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain import bars, outlook, spent
 from mlm_pretrain.config import TaskConfig, fingerprint
+from mlm_pretrain.console import bars, outlook, spent
+from mlm_pretrain.console.telemetry import say, warn
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import Checkpoint, Place
+from mlm_pretrain.runtime.bad_loss import Diverged
 from mlm_pretrain.tasks.fit.baselines import bag_of_words
 from mlm_pretrain.tasks.fit.recipe import POOLING, announce, settled
 from mlm_pretrain.tasks.fit.setup import Figures, Setup, examples_of_share, prepare, share_of_train
 from mlm_pretrain.tasks.fit.trials import Plan, Run, export_best, open_work, run_once
 from mlm_pretrain.tasks.scores import many_classes
-from mlm_pretrain.telemetry import say, warn
-from mlm_pretrain.training.bad_loss import Diverged
 
 
 def finetune(

@@ -16,18 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mlm_pretrain import bars, telemetry
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console import bars, telemetry
+from mlm_pretrain.runtime import checkpoint as checkpoints
+from mlm_pretrain.runtime.bad_loss import Guard, StepDone
+from mlm_pretrain.runtime.interrupts import Interrupted, Interrupts, reason_of
+from mlm_pretrain.runtime.loss import backward_global_batch, optimizer_step
+from mlm_pretrain.runtime.optim import make_optimizer, set_learning_rate
+from mlm_pretrain.runtime.schedule import learning_rate_at
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.tasks.fit.adaptation import Adaptation
 from mlm_pretrain.tasks.fit.layers import decay_rates
+from mlm_pretrain.tasks.fit.tuning.adaptation import Adaptation
 from mlm_pretrain.tasks.fit.unpadding import Unpadding
-from mlm_pretrain.training import checkpoint as checkpoints
-from mlm_pretrain.training.bad_loss import Guard, StepDone
-from mlm_pretrain.training.interrupts import Interrupted, Interrupts, reason_of
-from mlm_pretrain.training.loss import backward_global_batch, optimizer_step
-from mlm_pretrain.training.optim import make_optimizer, set_learning_rate
-from mlm_pretrain.training.schedule import learning_rate_at
 
 Figures = dict[str, Any]
 REMEDY = "take a lower learning_rate for this task; what was computed before is kept"

@@ -7,7 +7,7 @@ import math
 from transformers import PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.telemetry import say
+from mlm_pretrain.console.telemetry import say
 
 RATE, WIDTH = 3e-4, 384
 """RATE up to this hidden size, and in inverse proportion to the cube of larger ones."""

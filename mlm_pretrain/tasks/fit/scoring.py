@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlm_pretrain import spent
+from mlm_pretrain.console import spent
 from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.tasks.adapter import Example, Feature, Prediction
-from mlm_pretrain.tasks.fit.adaptation import Adaptation
 from mlm_pretrain.tasks.fit.setup import Figures, Setup
+from mlm_pretrain.tasks.fit.tuning.adaptation import Adaptation
 from mlm_pretrain.tasks.inference.logits import logits_of
 
 

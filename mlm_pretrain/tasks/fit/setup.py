@@ -10,19 +10,19 @@ from accelerate import Accelerator
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.telemetry import say, warn, world_size
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.hardware.device import make_accelerator
 from mlm_pretrain.io.whole import read_json, write_json
 from mlm_pretrain.models.encoder import load_config, load_tokenizer, window_length
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter
 from mlm_pretrain.tasks.data.materials import Materials, read_materials
 from mlm_pretrain.tasks.data.splits import LabelledData, first_examples
-from mlm_pretrain.tasks.fit.adaptation import States
+from mlm_pretrain.tasks.fit.tuning.adaptation import States
 from mlm_pretrain.tasks.inference.sentence_files import read_recipe
 from mlm_pretrain.tasks.inference.sentence_vectors import Recipe, follow, lower
 from mlm_pretrain.tasks.kinds.sequence import SequenceTask
-from mlm_pretrain.telemetry import say, warn, world_size
-from mlm_pretrain.training.device import make_accelerator
 
 Figures = dict[str, Any]
 

@@ -13,19 +13,19 @@ import torch
 from transformers import PreTrainedModel
 
 from mlm_pretrain.config import EncoderOrigin, TaskConfig, fingerprint
+from mlm_pretrain.console.telemetry import say
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.whole import read_json, write_folder, write_json, write_text
 from mlm_pretrain.models.encoder import load_model
 from mlm_pretrain.models.loading import new_model
+from mlm_pretrain.runtime.bad_loss import first_not_finite
 from mlm_pretrain.tasks.export import export
-from mlm_pretrain.tasks.fit.adaptation import Adaptation, States
 from mlm_pretrain.tasks.fit.loop import REMEDY, Fit, Progress
 from mlm_pretrain.tasks.fit.scoring import Scores
 from mlm_pretrain.tasks.fit.setup import Figures, Setup, share_of_train
-from mlm_pretrain.tasks.fit.tuning import adapt
-from mlm_pretrain.telemetry import say
-from mlm_pretrain.training.bad_loss import first_not_finite
+from mlm_pretrain.tasks.fit.tuning.adaptation import Adaptation, States
+from mlm_pretrain.tasks.fit.tuning.choose import adapt
 
 PRETRAINED = "pretrained"
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mlm_pretrain.models import document_attention
+from mlm_pretrain.models.attention import documents as document_attention
+from mlm_pretrain.models.attention.documents import Documents
 from mlm_pretrain.models.build import first_position
-from mlm_pretrain.models.document_attention import Documents
+from mlm_pretrain.runtime.loss import Batch, to_device
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
-from mlm_pretrain.training.loss import Batch, to_device
 
 LONGEST_TRIAL = 1024
 """Up to so many positions of an encoder, the packed row of the trial is longer than they are, as rows in training may

@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 
 from mlm_pretrain.escaping import counted
+from mlm_pretrain.runtime.bad_loss import Diverged
+from mlm_pretrain.runtime.loss import to_device
 from mlm_pretrain.tasks.adapter import Feature, TaskAdapter
 from mlm_pretrain.tasks.inference.linear import fast_linear
-from mlm_pretrain.training.bad_loss import Diverged
-from mlm_pretrain.training.loss import to_device
 
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
 

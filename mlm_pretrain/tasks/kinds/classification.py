@@ -13,7 +13,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.telemetry import warn
 from mlm_pretrain.errors import UserError, nearest
+from mlm_pretrain.runtime.loss import IGNORE_INDEX, Batch
 from mlm_pretrain.tasks.adapter import (
     TASKS,
     Example,
@@ -28,8 +30,6 @@ from mlm_pretrain.tasks.labels.unusable import BadExample
 from mlm_pretrain.tasks.scores.bag_of_words import BagOfWords
 from mlm_pretrain.tasks.scores.calibration import calibration_error, fit_temperature
 from mlm_pretrain.tasks.scores.many_classes import top_scores
-from mlm_pretrain.telemetry import warn
-from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 MARKED = 0.05
 """If fewer than this share of the rows have -1 beside classes 0, 1, …, it may well mean no label."""

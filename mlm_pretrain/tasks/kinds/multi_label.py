@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.runtime.loss import IGNORE_INDEX, Batch
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
 from mlm_pretrain.tasks.kinds.sequence import SequenceTask, texts_of
 from mlm_pretrain.tasks.labels.columns import cell, column
@@ -19,7 +20,6 @@ from mlm_pretrain.tasks.labels.names import SEPARATORS, in_order, is_gap, read_l
 from mlm_pretrain.tasks.labels.unusable import BadExample
 from mlm_pretrain.tasks.scores.bag_of_words import BagOfWords
 from mlm_pretrain.tasks.scores.many_classes import FEW, top_scores
-from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 THRESHOLD = 0.5
 

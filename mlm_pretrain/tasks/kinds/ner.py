@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.telemetry import say, warn
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
 from mlm_pretrain.tasks.kinds.word_labelling import (
@@ -39,7 +40,6 @@ from mlm_pretrain.tasks.labels.spans import outermost, read_spans, tag_words
 from mlm_pretrain.tasks.labels.unusable import BadExample
 from mlm_pretrain.tasks.labels.words import split_words
 from mlm_pretrain.tasks.scores.bag_of_words import BagOfWords
-from mlm_pretrain.telemetry import say, warn
 
 
 @TASKS.register("ner")

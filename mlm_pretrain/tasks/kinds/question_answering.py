@@ -11,8 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.telemetry import warn
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.loading import quiet
+from mlm_pretrain.runtime.loss import IGNORE_INDEX, Batch
 from mlm_pretrain.tasks.adapter import (
     MODEL_INPUTS,
     TASKS,
@@ -25,8 +27,6 @@ from mlm_pretrain.tasks.adapter import (
 )
 from mlm_pretrain.tasks.labels.columns import column, text_column
 from mlm_pretrain.tasks.labels.squad import exact_match, placed, read_answers, squad_scores
-from mlm_pretrain.telemetry import warn
-from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 CHUNK = 1000
 """Examples that are tokenised together."""

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.runtime.loss import IGNORE_INDEX, Batch
 from mlm_pretrain.tasks.adapter import TASKS, Example, Feature, Prediction
 from mlm_pretrain.tasks.kinds.sequence import SequenceTask, texts_of
 from mlm_pretrain.tasks.labels.names import is_gap
 from mlm_pretrain.tasks.labels.unusable import BadExample
 from mlm_pretrain.tasks.scores.bag_of_words import BagOfWords
-from mlm_pretrain.training.loss import IGNORE_INDEX, Batch
 
 
 @TASKS.register("regression")

@@ -12,10 +12,10 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.models.loading import quiet
+from mlm_pretrain.runtime.loss import Batch
 from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter, pad
 from mlm_pretrain.tasks.labels.columns import column, text_column
-from mlm_pretrain.text import long
-from mlm_pretrain.training.loss import Batch
+from mlm_pretrain.text.files import long
 
 TEMPERATURE = "calibration_temperature"
 """The key in the config of a finished model; transformers ignores it."""

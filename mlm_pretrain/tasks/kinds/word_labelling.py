@@ -12,13 +12,13 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.errors import UserError
+from mlm_pretrain.runtime.loss import IGNORE_INDEX
 from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter, probabilities
 from mlm_pretrain.tasks.labels.columns import column, text_column
 from mlm_pretrain.tasks.labels.names import is_gap, read_list
 from mlm_pretrain.tasks.labels.unusable import BadExample
 from mlm_pretrain.tasks.labels.windows import Windows, tokens_of_words
 from mlm_pretrain.tasks.labels.words import Span, join_words, split_words
-from mlm_pretrain.training.loss import IGNORE_INDEX
 
 CONTEXT = 120
 """Characters of the text around a mistake."""

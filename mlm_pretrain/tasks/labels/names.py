@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.telemetry import warn
 from mlm_pretrain.tasks.labels.unusable import BadExample
-from mlm_pretrain.telemetry import warn
 
 GAPS = ("nan", "NaN", "<NA>")
 """What pandas writes where a column has nothing."""

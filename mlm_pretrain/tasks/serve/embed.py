@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from mlm_pretrain.bars import progress
+from mlm_pretrain.console.bars import progress
+from mlm_pretrain.console.telemetry import say, warn
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import counted
-from mlm_pretrain.io.reading import Reading
+from mlm_pretrain.io.files.reading import Reading
 from mlm_pretrain.models.encoder import load_config, load_model, load_tokenizer, window_length
 from mlm_pretrain.models.loading import Checkpoint, Place, quiet, typed
+from mlm_pretrain.runtime.loss import to_device
 from mlm_pretrain.tasks.adapter import pad
 from mlm_pretrain.tasks.export import export
 from mlm_pretrain.tasks.inference.linear import fast_linear
@@ -24,9 +26,7 @@ from mlm_pretrain.tasks.inference.logits import CPU_TOKENS, by_length, cut_texts
 from mlm_pretrain.tasks.inference.sentence_files import read_recipe
 from mlm_pretrain.tasks.inference.sentence_vectors import Pooling, Recipe, lower
 from mlm_pretrain.tasks.serve.embedding_files import ENDINGS, Texts, open_output
-from mlm_pretrain.telemetry import say, warn
-from mlm_pretrain.text import long
-from mlm_pretrain.training.loss import to_device
+from mlm_pretrain.text.files import long
 
 CHUNK = 1024
 """Texts that are in memory together; they are sorted by length inside a chunk."""

@@ -13,8 +13,8 @@ import pyarrow
 import pyarrow.parquet
 
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.io.reading import Reading
-from mlm_pretrain.io.records import Records
+from mlm_pretrain.io.files.reading import Reading
+from mlm_pretrain.io.files.records import Records
 
 
 class Text(NamedTuple):

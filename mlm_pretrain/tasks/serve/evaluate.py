@@ -10,12 +10,13 @@ from typing import Any
 
 import pydantic
 
-from mlm_pretrain.bars import progress
 from mlm_pretrain.config import TaskConfig
+from mlm_pretrain.console.bars import progress
+from mlm_pretrain.console.telemetry import figure, say, table, warn
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.io.digests import file_digest
+from mlm_pretrain.io.files.reading import Reading
 from mlm_pretrain.io.plain_json import dumps
-from mlm_pretrain.io.reading import Reading
 from mlm_pretrain.io.whole import write_json, write_text
 from mlm_pretrain.models.loading import typed
 from mlm_pretrain.tasks.adapter import Example, Prediction, TaskAdapter
@@ -26,7 +27,6 @@ from mlm_pretrain.tasks.labels.names import label_columns, warn_of_unseen
 from mlm_pretrain.tasks.scores import many_classes
 from mlm_pretrain.tasks.scores.calibration import calibration_error, reliability
 from mlm_pretrain.tasks.serve.finished import FinishedModel
-from mlm_pretrain.telemetry import figure, say, table, warn
 
 CHUNK = 1024
 """Examples whose logits are in memory together."""

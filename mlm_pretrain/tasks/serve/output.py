@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from mlm_pretrain.console.telemetry import reader_may_leave
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import csv_cell, json_line
 from mlm_pretrain.io.locks import lock_file
 from mlm_pretrain.io.plain_json import dumps, finite
 from mlm_pretrain.io.whole import fsync, read_json, write_json
-from mlm_pretrain.telemetry import reader_may_leave
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".json")

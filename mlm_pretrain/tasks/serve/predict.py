@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from mlm_pretrain import __version__
-from mlm_pretrain.bars import progress
 from mlm_pretrain.config import TaskConfig, fingerprint
+from mlm_pretrain.console.bars import progress
+from mlm_pretrain.console.telemetry import say, warn
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import counted
-from mlm_pretrain.io.reading import Reading
-from mlm_pretrain.io.records import Record, Records
+from mlm_pretrain.io.files.reading import Reading
+from mlm_pretrain.io.files.records import Record, Records
 from mlm_pretrain.models.loading import typed
 from mlm_pretrain.tasks.adapter import Example
 from mlm_pretrain.tasks.data.examples import check_characters
 from mlm_pretrain.tasks.inference.logits import cut_texts
 from mlm_pretrain.tasks.serve.finished import FinishedModel
 from mlm_pretrain.tasks.serve.output import Output, open_output
-from mlm_pretrain.telemetry import say, warn
 
 CHUNK = 1024
 """Rows that are in memory together; inside a chunk they are sorted by length."""

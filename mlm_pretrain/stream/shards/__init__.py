@@ -1,0 +1,1 @@
+"""Packed rows written ahead of training: `prepare` and `writing` make them, `reading` reads them."""
