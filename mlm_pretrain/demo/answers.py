@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.encoder import load_config, load_model, load_tokenizer, window_length
-from mlm_pretrain.models.loading import quiet
+from mlm_pretrain.models.new import quiet
 from mlm_pretrain.tasks.adapter import Example, probabilities
 from mlm_pretrain.tasks.inference.logits import cut_texts, logits_of
 from mlm_pretrain.tasks.serve.embed import Encoder

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mlm_pretrain.demo.answers import Answer, note_truncation, pair_example
 from mlm_pretrain.errors import UserError, nearest
-from mlm_pretrain.models.loading import quiet
+from mlm_pretrain.models.new import quiet
 from mlm_pretrain.tasks.adapter import MODEL_INPUTS, Feature
 from mlm_pretrain.tasks.kinds.sequence import SequenceTask
 from mlm_pretrain.tasks.serve.finished import FinishedModel

@@ -16,7 +16,8 @@ from mlm_pretrain.console import telemetry
 from mlm_pretrain.errors import UserError, first_line, nearest
 from mlm_pretrain.models.ids import vocabulary_size
 from mlm_pretrain.models.initialisation.tiling import tile
-from mlm_pretrain.models.loading import Checkpoint, new_model
+from mlm_pretrain.models.loading import Checkpoint
+from mlm_pretrain.models.new import new_model
 from mlm_pretrain.run import RunDirectory
 
 CONSENT = "model.trust_remote_code=true"

@@ -11,8 +11,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from mlm_pretrain.errors import UserError, nearest
 from mlm_pretrain.models.build import POSITIONS_BEHIND_PADDING
 from mlm_pretrain.models.ids import leave_out_token_types, vocabulary_size
-from mlm_pretrain.models.loading import ADAPTER_CONFIG, Checkpoint, Place, new_model
+from mlm_pretrain.models.loading import ADAPTER_CONFIG, Checkpoint, Place
 from mlm_pretrain.models.low_rank import merged
+from mlm_pretrain.models.new import new_model
 
 
 def load_config(

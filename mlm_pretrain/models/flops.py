@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
 from mlm_pretrain.errors import UserError, first_line
-from mlm_pretrain.models.loading import new_model
 from mlm_pretrain.models.masked_head import MaskedLogits
+from mlm_pretrain.models.new import new_model
 
 T = TypeVar("T")
 

@@ -28,12 +28,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import cached_file
-from transformers.utils import logging as transformers_logging
 
 from mlm_pretrain.errors import UserError, causes, first_line, is_panic
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.paths import inside
 from mlm_pretrain.models.ids import problems_of_tokens
+from mlm_pretrain.models.new import quiet, refuse_kernel
 
 # Else transformers asks a Space of the Hub to convert pickled weights, and takes what that one answers.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -141,7 +141,7 @@ class Checkpoint:
             UserError: there are no weights in safetensors, they are damaged, or they are low-rank adapters; the
                 attention is code of the Hub that may not run.
         """
-        _refuse_kernel(keys.get("attn_implementation"), self.trust_remote_code)
+        refuse_kernel(keys.get("attn_implementation"), self.trust_remote_code)
         if self.file(ADAPTER_CONFIG) is not None:
             raise UserError(
                 f"{self}: holds adapters ({ADAPTER_CONFIG}), not a whole model; merge them into their encoder first"
@@ -270,41 +270,3 @@ Place = str | Path | Checkpoint
 def typed(path: str | Path, trust_remote_code: bool) -> Checkpoint:
     """A checkpoint that a command names, with the flag that the command has for its code."""
     return Checkpoint(str(path), None, trust_remote_code, "--trust-remote-code")
-
-
-def new_model(
-    auto_class: Any, config: PreTrainedConfig, trust_remote_code: bool = False, **keys: Any
-) -> PreTrainedModel:
-    """A model of a config with random weights, in float32 whatever dtype the config names.
-
-    Raises:
-        ValueError, TypeError: the config makes no model.
-        UserError: its attention is code of the Hub that may not run.
-    """
-    _refuse_kernel(config._attn_implementation, trust_remote_code)
-    with quiet():
-        return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code, **keys)
-
-
-def _refuse_kernel(attention: object, trusted: bool) -> None:
-    """Attention by a name as `someone/kernel` is fetched from the Hub, and run."""
-    if "/" in str(attention) and not trusted:
-        raise UserError(
-            f"model.attn_implementation: '{attention}' is code of the Hub, which would run on this machine; read it, "
-            "and if you trust it say so here: model.trust_remote_code=true"
-        )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' bars and its reports of newly drawn heads off the console: they are wanted here."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

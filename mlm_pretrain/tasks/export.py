@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.whole import write_folder
-from mlm_pretrain.models.loading import quiet
+from mlm_pretrain.models.new import quiet
 from mlm_pretrain.runtime.bad_loss import Diverged, first_not_finite_in
 
 

@@ -14,7 +14,7 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.console import bars, outlook, spent, telemetry
 from mlm_pretrain.errors import UserError
 from mlm_pretrain.models.ids import vocabulary_size
-from mlm_pretrain.models.masked_head import MaskedLogits, with_places
+from mlm_pretrain.models.masked_head import with_places
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.runtime import trackers
 from mlm_pretrain.runtime.bad_loss import PretrainingGuard, StepDone
@@ -32,7 +32,7 @@ from mlm_pretrain.training.short_rows import cut_rows, row_lengths
 from mlm_pretrain.training.state import TrainingState
 from mlm_pretrain.training.tuning.compiling import never_recompiled
 from mlm_pretrain.training.utilisation import Utilisation
-from mlm_pretrain.training.validate import HeldOutSet, check_loss, held_out_pass
+from mlm_pretrain.training.validate import HeldOutSet, check_loss, score_in_training
 
 OnBatch = Callable[[int, GlobalBatch], None]
 OnSave = Callable[[int, Path], None]
@@ -245,19 +245,8 @@ class Pretraining(TrainingState):
     def _validate(self) -> dict[str, Any]:
         if self._held_out is None:
             self._held_out = self._open_held_out()
-        self.model.eval()
-        # Not through the wrapper: processes may have different numbers of batches.
-        forward = MaskedLogits(self.model, self.numerics.packing)
-        figures = held_out_pass(
-            forward,
-            self._held_out,
-            self.settings.per_device_eval_batch_size,
-            self.accelerator.device,
-            self.accelerator.autocast,
-            self.processes,
-        )
-        forward.close()
-        self.model.train()
+        size, packing = self.settings.per_device_eval_batch_size, self.numerics.packing
+        figures = score_in_training(self.model, self._held_out, size, packing, self.accelerator, self.processes)
         what = f"the model of step {self.progress.step}"
         check_loss(figures, vocabulary_size(self.tokenizer), what, self._guard.remedy, self.settings.max_loss)
         record = {f"heldout_{name}": figures[name] for name in ("loss", "perplexity", "accuracy", "top5_accuracy")}

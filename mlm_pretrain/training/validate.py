@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlm_pretrain.config import ObjectiveConfig
 from mlm_pretrain.console import bars
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.masked_head import with_places
+from mlm_pretrain.models.masked_head import MaskedLogits, with_places
 from mlm_pretrain.objectives.mlm import MaskedLM
 from mlm_pretrain.objectives.random import RowRandom
 from mlm_pretrain.runtime.bad_loss import Diverged, highest_loss
@@ -118,6 +119,27 @@ def held_out_pass(
     by_source = {name: _figures(row) for name, row in zip(held_out.names, rows, strict=True) if row[3]}
     whole = _figures([sum(column) for column in zip(*rows, strict=True)])
     return {**whole, "documents": held_out.documents, "by_source": by_source}
+
+
+def score_in_training(
+    model: PreTrainedModel,
+    held_out: HeldOutSet,
+    batch_size: int,
+    packing: bool,
+    accelerator: Accelerator,
+    processes: Processes,
+) -> dict[str, Any]:
+    """`held_out_pass` of a model in training, which is in training mode afterwards.
+
+    Args:
+        model: not the wrapper, as processes may have different numbers of batches.
+    """
+    model.eval()
+    forward = MaskedLogits(model, packing)
+    figures = held_out_pass(forward, held_out, batch_size, accelerator.device, accelerator.autocast, processes)
+    forward.close()
+    model.train()
+    return figures
 
 
 def check_loss(figures: dict[str, Any], vocabulary: int, what: str, remedy: str, max_loss: float | None = None) -> None:

@@ -18,7 +18,7 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.whole import read_json, write_folder, write_json, write_text
 from mlm_pretrain.models.encoder import load_model
-from mlm_pretrain.models.loading import new_model
+from mlm_pretrain.models.new import new_model
 from mlm_pretrain.runtime.bad_loss import first_not_finite
 from mlm_pretrain.tasks.export import export
 from mlm_pretrain.tasks.fit.loop import REMEDY, Fit, Progress

@@ -13,7 +13,7 @@ from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTra
 from mlm_pretrain.config import TaskConfig
 from mlm_pretrain.console.telemetry import warn
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.models.loading import quiet
+from mlm_pretrain.models.new import quiet
 from mlm_pretrain.runtime.loss import IGNORE_INDEX, Batch
 from mlm_pretrain.tasks.adapter import (
     MODEL_INPUTS,

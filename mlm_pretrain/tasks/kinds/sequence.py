@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from mlm_pretrain.config import TaskConfig
-from mlm_pretrain.models.loading import quiet
+from mlm_pretrain.models.new import quiet
 from mlm_pretrain.runtime.loss import Batch
 from mlm_pretrain.tasks.adapter import Example, Feature, TaskAdapter, pad
 from mlm_pretrain.tasks.labels.columns import column, text_column

@@ -17,7 +17,8 @@ from mlm_pretrain.errors import UserError
 from mlm_pretrain.escaping import counted
 from mlm_pretrain.io.files.reading import Reading
 from mlm_pretrain.models.encoder import load_config, load_model, load_tokenizer, window_length
-from mlm_pretrain.models.loading import Checkpoint, Place, quiet, typed
+from mlm_pretrain.models.loading import Checkpoint, Place, typed
+from mlm_pretrain.models.new import quiet
 from mlm_pretrain.runtime.loss import to_device
 from mlm_pretrain.tasks.adapter import pad
 from mlm_pretrain.tasks.export import export

@@ -1,39 +1,19 @@
-"""The command line: one verb a stage, imports inside the verbs so that `--help` is instant."""
+"""The verbs: what each does with its arguments; the first line of each is its help."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlm_pretrain import escaping, options
+from mlm_pretrain import escaping
+from mlm_pretrain.cli import options
 from mlm_pretrain.console import telemetry
 
 if TYPE_CHECKING:
     from mlm_pretrain.config import Config
-
-DESCRIPTION = "From raw text to a published, fine-tuned BERT-style encoder."
-
-EXAMPLES = """\
-examples:
-  mlm-pretrain run configs/quickstart.yaml                  every stage, on text that is here already
-  mlm-pretrain pretrain my.yaml training.budget.minutes=60  one stage, one key overridden
-  accelerate launch -m mlm_pretrain pretrain my.yaml        the same on GPUs
-  mlm-pretrain plan my.yaml --gpus 8 --gpu h100-sxm         what it will cost, and what the budget buys
-  mlm-pretrain finetune runs/my-run --task ner              where a run stands, its folder serves as CONFIG
-  mlm-pretrain predict runs/my-run/tasks/ner texts.txt      one text a line in, one JSON object a line out
-  mlm-pretrain evaluate runs/my-run/tasks/ner --data x.conll    scores, mistakes and plots
-  mlm-pretrain embed runs/my-run/model texts.txt --output vectors.npy
-  mlm-pretrain demo runs/my-run                             a page to play with its models
-  mlm-pretrain report runs/a runs/b --out a-and-b.html      curves, results and mistakes on a page
-  mlm-pretrain push runs/my-run --dry-run                   what would be sent to the Hub
-"""
-
-Verb = Callable[[argparse.Namespace], None]
 
 
 def tokenizer(arguments: argparse.Namespace) -> None:
@@ -212,91 +192,6 @@ def config_show(arguments: argparse.Namespace) -> None:
     if not escaping.fits(written, sys.stdout):
         written = marked_yaml(config, ascii_only=True)
     telemetry.show(written.rstrip("\n"))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb.
-
-    Returns:
-        0; 2 where the user can mend what went wrong (one line on stderr); 128 + the signal where one has stopped it,
-        as 143 after SIGTERM, 130 after Ctrl-C.
-    """
-    escaping.take_any_console()
-    arguments = _parse(argv)
-    from mlm_pretrain.runtime import ending, interrupts, processes
-
-    telemetry.quiet_libraries()
-    sys.excepthook = telemetry.show_defect
-    if arguments.log_format:
-        os.environ[telemetry.LOG_FORMAT] = arguments.log_format
-    try:
-        arguments.verb(arguments)
-    except interrupts.Interrupted as stop:
-        telemetry.say(str(stop))
-        status = stop.exit_code
-    except KeyboardInterrupt:
-        telemetry.say("\ninterrupted; the same command goes on where this one was")
-        return interrupts.EXIT_CODES[interrupts.CTRL_C]
-    except BaseException as error:
-        message = ending.one_line(error)
-        if message is None or arguments.debug:
-            raise
-        if processes.is_first_to_speak():
-            # Another process than rank zero may speak into the middle of rank zero's progress bar.
-            telemetry.complain(message, fresh_line=not telemetry.is_rank_zero())
-        status = 2
-    else:
-        return 0
-    processes.leave_last_word_to_rank_zero()
-    return status
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; overrides may stand before and behind the options."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    for extra in rest:
-        if extra.startswith("-") or "=" not in extra or not hasattr(arguments, "overrides"):
-            parser.error(f"unrecognized argument: {extra}")
-        arguments.overrides.append(extra)
-    return arguments
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = options.Parser(
-        prog="mlm-pretrain",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    _add(verbs, run, options.config)
-    for verb in (tokenizer, prepare, pretrain):
-        _add(verbs, verb, options.config, options.force)
-    _add(verbs, evaluate, options.config, options.force, options.evaluate, options.reading, options.remote_code)
-    _add(verbs, finetune, options.config, options.force, options.finetune)
-    _add(verbs, predict, options.predict, options.reading, options.remote_code)
-    _add(verbs, embed, options.embed, options.reading, options.remote_code)
-    _add(verbs, report, options.report)
-    _add(verbs, push, options.config, options.push)
-    _add(verbs, demo, options.demo)
-    _add(verbs, plan, options.config, options.plan)
-    show = verbs.add_parser("config", help="show the resolved config").add_subparsers(metavar="show", required=True)
-    _add(show, config_show, options.config, name="show")
-    return parser
-
-
-def _add(
-    verbs: argparse._SubParsersAction[options.Parser],
-    verb: Verb,
-    *groups: Callable[[argparse.ArgumentParser], None],
-    name: str | None = None,
-) -> None:
-    sub = verbs.add_parser(name or verb.__name__, help=verb.__doc__, description=verb.__doc__)
-    for add_options in groups:
-        add_options(sub)
-    options.console(sub)
-    sub.set_defaults(verb=verb)
 
 
 def _config(arguments: argparse.Namespace) -> Config:
