@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mlm_pretrain
+from mlm_pretrain.cli import main
 
 PACKAGE = Path(mlm_pretrain.__file__).parent
 # Each floor from left to right; a module may import what stands to its left, and everything below.
@@ -139,6 +141,12 @@ def test_help_is_instant() -> None:
     )
     assert "examples:" in done.stdout
     assert time.monotonic() - started < 5  # 0.1 s on an idle machine; importing torch alone would take seconds
+
+
+def test_the_command_knows_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"mlm-pretrain {mlm_pretrain.__version__}\n"
 
 
 def test_what_is_imported_is_a_requirement() -> None:

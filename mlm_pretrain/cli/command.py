@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mlm_pretrain import escaping
+from mlm_pretrain import __version__, escaping
 from mlm_pretrain.cli import options, verbs
 from mlm_pretrain.console import telemetry
 
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add(subparsers, verbs.run, options.config)
     for verb in (verbs.tokenizer, verbs.prepare, verbs.pretrain):
