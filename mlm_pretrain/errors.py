@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mlm_pretrain.escaping import LONGEST_VALUE, one_line, shortened
 
@@ -22,6 +22,48 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class UserErrors(UserError):
+    """Several of them, each a line of its own."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(" | ".join(faults))
+        self.faults = [one_line(fault) for fault in faults]
+
+
+class Faults:
+    """Gathers what the user can mend, so that all of it is told at once.
+
+    Example:
+        >>> faults = Faults()
+        >>> with faults.noted():
+        ...     raise UserError("a.jsonl: no such file")
+        >>> faults.lines
+        ['a.jsonl: no such file']
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """What is raised in here is noted; the same line once."""
+        try:
+            yield
+        except UserError as error:
+            found = error.faults if isinstance(error, UserErrors) else [str(error)]
+            self.lines += [line for line in found if line not in self.lines]
+
+    def raise_all(self) -> None:
+        """
+        Raises:
+            UserError: what was noted, if anything was.
+        """
+        if len(self.lines) > 1:
+            raise UserErrors(self.lines)
+        for line in self.lines:
+            raise UserError(line)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

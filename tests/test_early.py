@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mlm_pretrain import cli, stages
 from mlm_pretrain.config import Config
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.stages.early import look_at_tasks
 from mlm_pretrain.tasks.data import materials
-from tests.conftest import tiny_config
+from tests.conftest import contents, tiny_config
 
 
 @pytest.fixture
@@ -159,3 +161,40 @@ def test_what_is_said_of_the_data_before_is_said_once(
     materials.read_materials(chosen, 0.0)
     said = capsys.readouterr().err
     assert said.count(summary) == 1 and said.count(dropped) == 1
+
+
+def test_all_that_is_wrong_is_told_at_once(
+    task: dict[str, Any], config: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    raw = config.model_dump(mode="json", exclude_unset=True)
+    raw["tasks"] = [{**task, "text_column": "body"}, {**task, "name": "other", "optim": "adanw"}]
+    raw["training"]["lr_scheduler_type"] = "lineer"
+    raw["evaluation"] = {"fill_mask": ["no mask"]}
+    raw["text"]["sources"] += [{"source": "files", "path": "/no/such.txt"}]
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    for verb in ("check", "run"):
+        capsys.readouterr()
+        assert cli.main([verb, str(path)]) == 2
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(said) == 5, said
+        for part in ("/no/such.txt", "fill_mask", "did you mean 'linear'", "did you mean 'adamw'", "no column 'body'"):
+            assert sum(part in line for line in said) == 1, (part, said)
+    assert not RunDirectory.of(config).tokenizer.exists()
+
+
+def test_check_says_which_stages_have_to_run(finished_run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is written."""
+    before = contents(finished_run.root)
+
+    def states(*keys: str) -> dict[str, str]:
+        capsys.readouterr()
+        assert cli.main(["check", str(finished_run.root), *keys]) == 0
+        rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+        return {stage: state for stage, state, _ in rows}
+
+    assert states() == dict.fromkeys(("tokenizer", "pretrain", "evaluate", "finetune weather"), "up to date")
+    changed = states("evaluation.fill_mask=['a [MASK]']")
+    assert changed["pretrain"] == "up to date" and changed["evaluate"] == "to do: what it depends on has changed"
+    assert set(states("run.name=new").values()) == {"to do: has not run"}
+    assert contents(finished_run.root) == before

@@ -44,7 +44,7 @@ FLOORS = [
     ],
     ["plan", "evaluation"],
     ["cards", "report", "hub", "demo"],
-    ["inputs", "stages", "summary", "cli", "__main__"],
+    ["stages", "summary", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 FILES = {

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from mlm_pretrain import __version__, escaping
 from mlm_pretrain.cli import options, verbs
 from mlm_pretrain.console import telemetry
+from mlm_pretrain.errors import UserErrors
 
 DESCRIPTION = "From raw text to a published, fine-tuned BERT-style encoder."
 
 EXAMPLES = """\
 examples:
   mlm-pretrain run configs/quickstart.yaml                  every stage, on text that is here already
+  mlm-pretrain check my.yaml                                what is wrong with it, before anything runs
   mlm-pretrain pretrain my.yaml training.budget.minutes=60  one stage, one key overridden
   accelerate launch -m mlm_pretrain pretrain my.yaml        the same on GPUs
   mlm-pretrain plan my.yaml --gpus 8 --gpu h100-sxm         what it will cost, and what the budget buys
@@ -60,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if processes.is_first_to_speak():
             # Another process than rank zero may speak into the middle of rank zero's progress bar.
-            telemetry.complain(message, fresh_line=not telemetry.is_rank_zero())
+            for line in error.faults if isinstance(error, UserErrors) else [message]:
+                telemetry.complain(line, fresh_line=not telemetry.is_rank_zero())
         status = 2
     else:
         return 0
@@ -89,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add(subparsers, verbs.run, options.config)
+    _add(subparsers, verbs.check, options.config)
     for verb in (verbs.tokenizer, verbs.prepare, verbs.pretrain):
         _add(subparsers, verb, options.config, options.force)
     files = (options.reading, options.remote_code)

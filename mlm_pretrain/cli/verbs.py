@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from mlm_pretrain.config import Config
 
 
+def check(arguments: argparse.Namespace) -> None:
+    """look for all that is wrong with a config, and at which stages have to run; nothing is trained or written"""
+    from mlm_pretrain import stages
+
+    telemetry.show(stages.check(_config(arguments)))
+
+
 def tokenizer(arguments: argparse.Namespace) -> None:
     """train a tokenizer (or take an existing one) and set held-out text aside"""
     from mlm_pretrain import stages

@@ -13,19 +13,31 @@ from mlm_pretrain.config import Config
 from mlm_pretrain.config_file import as_begun
 from mlm_pretrain.console import bars, spent, telemetry
 from mlm_pretrain.console.outlook import looking_ahead
-from mlm_pretrain.errors import UserError
-from mlm_pretrain.inputs import model_inputs
+from mlm_pretrain.errors import Faults, UserError
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.runtime.processes import Processes, start
+from mlm_pretrain.stages.check import check
 from mlm_pretrain.stages.common import holding, is_up_to_date
-from mlm_pretrain.stages.early import check_names, check_task_names, look_at_tasks
+from mlm_pretrain.stages.early import look_ahead
 from mlm_pretrain.stages.expected import expected_seconds, note_seconds
+from mlm_pretrain.stages.inputs import of_pretraining
 from mlm_pretrain.stages.pretraining import evaluate, pretrain, pretrain_on
 from mlm_pretrain.stages.publishing import push, report, write_cards
 from mlm_pretrain.stages.tasks import finetune
 from mlm_pretrain.stages.text import prepare, train_tokenizer, train_tokenizer_alone
 
-__all__ = ["evaluate", "finetune", "prepare", "pretrain", "push", "report", "run_all", "train_tokenizer", "write_cards"]
+__all__ = [
+    "check",
+    "evaluate",
+    "finetune",
+    "prepare",
+    "pretrain",
+    "push",
+    "report",
+    "run_all",
+    "train_tokenizer",
+    "write_cards",
+]
 
 
 def run_all(config: Config, began: float | None = None) -> RunDirectory:
@@ -55,11 +67,13 @@ def run_all(config: Config, began: float | None = None) -> RunDirectory:
 
 def _look_ahead(config: Config) -> None:
     """Before hours of pretraining: refuse what would fail after them."""
-    run = RunDirectory.of(config)
-    if not is_up_to_date(run, "pretrain", model_inputs(config), run.model, "pretraining"):
-        check_names(config)
-        check_task_names(config.tasks)
-        look_at_tasks(config, config.tasks)
+    faults, run = Faults(), RunDirectory.of(config)
+    with faults.noted():
+        if is_up_to_date(run, of_pretraining(config)):
+            return
+    with faults.noted():
+        look_ahead(config, config.tasks)
+    faults.raise_all()
 
 
 def _run_all(config: Config, processes: Processes) -> RunDirectory:

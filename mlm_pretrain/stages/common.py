@@ -9,12 +9,13 @@ from typing import Any
 
 from mlm_pretrain.config import Config
 from mlm_pretrain.console import outlook, telemetry
-from mlm_pretrain.errors import UserError
+from mlm_pretrain.errors import Faults, UserError
 from mlm_pretrain.io.digests import DAMAGED, check_folder, is_as_written
 from mlm_pretrain.io.whole import refuse_link
 from mlm_pretrain.records.facts import refuse_links_out
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.runtime.ending import noted_end
+from mlm_pretrain.stages.inputs import Dependence
 
 
 @contextlib.contextmanager
@@ -35,28 +36,37 @@ def holding(config: Config) -> Iterator[RunDirectory]:
 
 @contextlib.contextmanager
 def stage(run: RunDirectory, name: str, inputs: str, files: Collection[Path] = ()) -> Iterator[None]:
+    """Run a stage: its time, its end, and that it finished on these inputs are noted."""
     with outlook.stage(name), run.stage(name, inputs, files), noted_end(run, name):
         yield
 
 
-def is_up_to_date(run: RunDirectory, name: str, inputs: str, output: Path, *results: str) -> bool:
+def is_up_to_date(run: RunDirectory, depends: Dependence) -> bool:
     """Whether a stage has finished on these inputs, and its output and its results are there.
-
-    Args:
-        results: the key of its results in `results.json`, each part below the one before.
 
     Raises:
         UserError: the output is not what the stage has written.
     """
-    if run.note(name).get("inputs") != inputs or not output.exists():
+    if why_not(run, depends):
         return False
-    there: Any = run.read_results()
-    for key in results:
-        there = there.get(key) if isinstance(there, dict) else None
-    if there is None:
-        return False
-    check_output(run, name, output)
+    check_output(run, depends.stage, depends.output)
     return True
+
+
+def why_not(run: RunDirectory, depends: Dependence) -> str:
+    """Why a stage has to run; empty if it is up to date, as far as can be seen without reading its output."""
+    note = run.note(depends.stage)
+    if not note:
+        return "has not run"
+    if note.get("inputs") != depends.inputs:
+        return "has begun, and not finished" if "begun" in note else "what it depends on has changed"
+    for output in (depends.output, *depends.files):
+        if not output.exists():
+            return f"{output.name} is missing"
+    there: Any = run.read_results()
+    for key in depends.results:
+        there = there.get(key) if isinstance(there, dict) else None
+    return "" if there is not None else "its results are missing"
 
 
 def check_output(run: RunDirectory, name: str, output: Path) -> None:
@@ -110,20 +120,18 @@ def refuse_other_run(config: Config, run: RunDirectory) -> None:
 
 
 def check_fill_mask(config: Config) -> None:
+    """
+    Raises:
+        UserError: a sentence doesn't have one [MASK].
+    """
+    faults = Faults()
     for text in config.evaluation.fill_mask:
-        if text.count("[MASK]") != 1:
-            raise UserError(f"evaluation.fill_mask: write [MASK] once in '{text}'")
+        with faults.noted():
+            if text.count("[MASK]") != 1:
+                raise UserError(f"evaluation.fill_mask: write [MASK] once in '{text}'")
+    faults.raise_all()
 
 
 def skipped(stage: str, output: Path) -> Path:
     telemetry.say(f"{stage}: up to date, skipped ({output})")
     return output
-
-
-def has_tokenizer(run: RunDirectory, inputs: str) -> bool:
-    """Whether the tokenizer stage is up to date.
-
-    Raises:
-        UserError: what it has written is damaged.
-    """
-    return run.validation.exists() and is_up_to_date(run, "tokenizer", inputs, run.tokenizer, "text")

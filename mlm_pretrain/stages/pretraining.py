@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlm_pretrain.config import Config, fingerprint, recipes
+from mlm_pretrain.config import Config, recipes
 from mlm_pretrain.config.base import filled
 from mlm_pretrain.config_file import as_begun
 from mlm_pretrain.console import telemetry
-from mlm_pretrain.inputs import model_inputs, text_inputs, versions
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.runtime.interrupts import Interrupts
@@ -19,7 +18,6 @@ from mlm_pretrain.stages.common import (
     check_encoder,
     check_fill_mask,
     check_output,
-    has_tokenizer,
     holding,
     is_up_to_date,
     refuse_other_run,
@@ -27,6 +25,7 @@ from mlm_pretrain.stages.common import (
     stage,
 )
 from mlm_pretrain.stages.early import check_names
+from mlm_pretrain.stages.inputs import of_evaluation, of_pretraining, of_tokenizer, versions
 from mlm_pretrain.stages.publishing import write_cards
 from mlm_pretrain.stages.text import prepare_alone, train_tokenizer_alone
 
@@ -77,15 +76,15 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
 
     if start := config.model.path or config.model.init_from:
         check_folder(start)
-    inputs = model_inputs(config)
-    if not force and is_up_to_date(run, "pretrain", inputs, run.model, "pretraining"):
+    depends = of_pretraining(config)
+    if not force and is_up_to_date(run, depends):
         skipped("pretrain", run.model)
         processes.broadcast(False)
         send_left(run, config.publish)
         return
     check_names(config)
     refuse_other_run(config, run)
-    if not has_tokenizer(run, text_inputs(config)):
+    if not is_up_to_date(run, of_tokenizer(config)):
         train_tokenizer_alone(config, force=False)
     # A folder that runs may share is written by nobody but the verb `prepare`.
     if config.stream.prepared is True:
@@ -97,7 +96,7 @@ def _lead_pretraining(config: Config, run: RunDirectory, processes: Processes, f
     with (
         sending(run, config.publish) as on_save,
         Interrupts() as interrupts,
-        stage(run, "pretrain", inputs),
+        stage(run, "pretrain", depends.inputs),
     ):
         run.write_config(config)
         _note_recipe(config, run)
@@ -128,15 +127,15 @@ def evaluate(config: Config, *, force: bool = False) -> dict[str, Any]:
     config = as_begun(config)
     check_encoder(RunDirectory.of(config))
     with holding(config) as run:
-        inputs = fingerprint(model_inputs(config), config.evaluation)
-        if not force and is_up_to_date(run, "evaluate", inputs, run.results, "heldout"):
+        depends = of_evaluation(config)
+        if not force and is_up_to_date(run, depends):
             skipped("evaluate", run.results)
             return run.read_results()["heldout"]
         from mlm_pretrain.evaluation import masked_lm
 
         check_fill_mask(config)
         check_output(run, "tokenizer", run.tokenizer)
-        with stage(run, "evaluate", inputs):
+        with stage(run, "evaluate", depends.inputs):
             run.write_config(config, ["evaluation"])
             results = masked_lm.evaluate(config, run)
             run.record(results)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mlm_pretrain.config import Config, Sweep, TaskConfig, fingerprint
+from mlm_pretrain.config import Config, TaskConfig
 from mlm_pretrain.config_file import as_begun
 from mlm_pretrain.errors import UserError
-from mlm_pretrain.inputs import folder_digests, model_inputs
-from mlm_pretrain.io.digests import check_folder, file_digest
+from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.runtime.processes import leave_to_rank_zero
 from mlm_pretrain.stages.common import check_encoder, holding, is_up_to_date, skipped, stage
 from mlm_pretrain.stages.early import check_task_names, look_at_tasks, task_checkpoint
+from mlm_pretrain.stages.inputs import of_task
 from mlm_pretrain.stages.publishing import write_cards
 
 
@@ -61,29 +60,20 @@ def finetune(
 
 
 def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bool, sweep: bool) -> None:
-    data = [
-        file_digest(Path(file)) for file in (task.train, task.validation, task.test) if file and Path(file).is_file()
-    ]
-    origin = task.origin
-    if origin:
-        check_folder(origin.path)
-    # That its code may run is said anew for each command, and changes nothing that is learnt.
-    named = origin and origin.model_dump(exclude={"trust_remote_code"})
-    encoder = [named, folder_digests(origin.path)] if origin else model_inputs(config)
-    # A sweep and a learning curve are asked for beside the task; what stands without them is not thrown away.
-    plain = task.model_copy(update={"train_fractions": [], "sweep": Sweep(), "model": None})
-    inputs = fingerprint(encoder, plain, data, config.text.validation_fraction)
+    if task.origin:
+        check_folder(task.origin.path)
+    depends = of_task(config, task)
     standing = run.read_results().get("tasks", {}).get(task.name, {})
+    # A sweep and a learning curve are asked for beside the task; what is there without them is not thrown away.
     lacking = (sweep and "sweep" not in standing) or _lacks(standing, task.train_fractions)
-    name = f"finetune {task.name}"
-    if not force and not lacking and is_up_to_date(run, name, inputs, run.task(task.name), "tasks", task.name):
-        skipped(name, run.task(task.name))
+    if not force and not lacking and is_up_to_date(run, depends):
+        skipped(depends.stage, depends.output)
         return
     if standing:
         look_at_tasks(config, [task])  # else a slip of the pen would put its settings beside results of others
     from mlm_pretrain.tasks.fit.finetune import finetune as train
 
-    with stage(run, name, inputs):
+    with stage(run, depends.stage, depends.inputs):
         run.write_config(config, ["tasks"], task=task.name)
         result = train(
             task,
@@ -91,7 +81,7 @@ def _finetune_one(config: Config, run: RunDirectory, task: TaskConfig, force: bo
             run.task(task.name),
             held_out_fraction=config.text.validation_fraction,
             sweep=sweep,
-            inputs=inputs,
+            inputs=depends.inputs,
         )
         run.record_task(task.name, result)
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from mlm_pretrain.config import Config, fingerprint
 from mlm_pretrain.console import bars, spent, telemetry
-from mlm_pretrain.inputs import text_inputs
 from mlm_pretrain.io.digests import check_folder
 from mlm_pretrain.io.plain_json import dumps
 from mlm_pretrain.io.whole import write_folder, write_json, write_text
 from mlm_pretrain.models.loading import Checkpoint
 from mlm_pretrain.run import RunDirectory
 from mlm_pretrain.runtime.processes import leave_to_rank_zero
-from mlm_pretrain.stages.common import check_fill_mask, has_tokenizer, holding, refuse_other_run, skipped, stage
+from mlm_pretrain.stages.common import check_fill_mask, holding, is_up_to_date, refuse_other_run, skipped, stage
+from mlm_pretrain.stages.inputs import of_tokenizer
 
 
 def train_tokenizer(config: Config, *, force: bool = False) -> Path:
@@ -35,8 +35,8 @@ def train_tokenizer(config: Config, *, force: bool = False) -> Path:
 
 def train_tokenizer_alone(config: Config, force: bool) -> Path:
     with holding(config) as run:
-        inputs = text_inputs(config)
-        if not force and has_tokenizer(run, inputs):
+        depends = of_tokenizer(config)
+        if not force and is_up_to_date(run, depends):
             return skipped("tokenizer", run.tokenizer)
         refuse_other_run(config, run)
         check_fill_mask(config)
@@ -44,7 +44,7 @@ def train_tokenizer_alone(config: Config, force: bool) -> Path:
         sections = ("text", "tokenizer") if run.note("pretrain") else None
         from mlm_pretrain.text.tokenizing.report import format_report
 
-        with stage(run, "tokenizer", inputs, files=[run.validation]):
+        with stage(run, "tokenizer", depends.inputs, depends.files):
             run.write_config(config, sections)
             report = _make_tokenizer(config, run)
         telemetry.show(format_report(report))
@@ -102,7 +102,7 @@ def prepare(config: Config, *, force: bool = False) -> Path:
 
 def prepare_alone(config: Config, force: bool) -> Path:
     with holding(config) as run:
-        if not has_tokenizer(run, text_inputs(config)):
+        if not is_up_to_date(run, of_tokenizer(config)):
             train_tokenizer_alone(config, force=False)
         return _prepare(config, run, force)
 
