@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from mlm_pretrain import escaping
+from mlm_pretrain.cli.options import Parser
 from mlm_pretrain.console import telemetry
 from mlm_pretrain.console.bars import progress
 from mlm_pretrain.errors import UserError, nearest
-from mlm_pretrain.options import Parser
 
 ANY = st.text(st.characters(), max_size=40)
 NASTY = "\x1b[2J\x9b31m a|b `c` ``d` \\| <img src=x> &amp; $y$ *z* _u_ ~~w~~ [t](u) ![t](u) \u202eabc\r\n\n| - |\n"

@@ -85,7 +85,7 @@ def test_pip_installs_the_wheel_with_the_files_of_the_package(tmp_path: Path) ->
     subprocess.run([*pip, "--target", str(site), str(tmp_path / WHEEL)], check=True, capture_output=True)
     package = Path(mlm_pretrain.__file__).parent
     for name in (
-        "cli.py",
+        "cli/command.py",
         "py.typed",
         "configs/quickstart.yaml",
         "model_cards/encoder.md.jinja",

@@ -110,7 +110,7 @@ def test_killed_from_outside(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = (model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     code = (
-        "import sys, pathlib; from mlm_pretrain.tasks import predict as module;"
+        "import sys, pathlib; from mlm_pretrain.tasks.serve import predict as module;"
         f"module.CHUNK = {CHUNK}; module.predict(*map(pathlib.Path, sys.argv[1:]))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.DEVNULL)
