@@ -1,8 +1,8 @@
 """From raw text to a published, fine-tuned BERT-style encoder, on the Hugging Face stack.
 
-The stages are functions of a `Config`: `train_tokenizer`, `prepare`, `pretrain`, `evaluate`, `finetune`,
-`write_cards`, `report`, `push`, and `run_all` for all of them; `predict` applies a fine-tuned model, `embed` gives
-vectors of texts, and `MaskingCollator` is the masking alone, for a `Trainer` of your own.
+The stages are functions of a `Config`: `check` (what is wrong with it), `train_tokenizer`, `prepare`, `pretrain`,
+`evaluate`, `finetune`, `write_cards`, `report`, `push`, and `run_all` for all of them; `predict` applies a fine-tuned
+model, `embed` gives vectors of texts, and `MaskingCollator` is the masking alone, for a `Trainer` of your own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ _HOMES = {
     "predict": "mlm_pretrain.tasks.serve.predict",
     "embed": "mlm_pretrain.tasks.serve.embed",
     **dict.fromkeys(
-        ("train_tokenizer", "prepare", "pretrain", "evaluate", "finetune", "write_cards", "report", "push", "run_all"),
+        (
+            "check",
+            "train_tokenizer",
+            "prepare",
+            "pretrain",
+            "evaluate",
+            "finetune",
+            "write_cards",
+            "report",
+            "push",
+            "run_all",
+        ),
         "mlm_pretrain.stages",
     ),
 }

@@ -6,7 +6,7 @@ its dotted name (`training.learning_rate=5e-4`). Sections are frozen, and an unk
 nearest known name (`config_file.py` reads files and words the errors). Nothing here imports torch, so that a
 misspelt key is told at once.
 
-- `base`: what every section is made of. `text`, `training`, `tasks`: the sections, beside each other in `sections`.
+- `base`: what every section is made of. `sections/`: the sections. `batch_size`: one that may change at certain steps.
 - `recipes`: what nobody has given, chosen by budget and size (`presets`: of which model). `root`: `Config`, the whole.
 - `yaml_text`: how YAML is read. `shown`: `config show`.
 - `secrets`: what no config may hold. `public`: what may be published.

@@ -1,4 +1,4 @@
-"""The first second of every verb, alone: what is wrong with a config, and which stages have to run."""
+"""What `run` looks at before its work, alone: what is wrong with a config, and which stages have to run."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The sections of a config: `text`, `training`, `tasks`, and the small ones with what holds between them in `whole`."""
